@@ -1,0 +1,174 @@
+"""Kernel compilation with a cache that is never stale.
+
+Numba's own disk cache watches one source file: it misses edits in callees, and every closure. Here an entry is keyed by
+*content*: a library kernel by the source of all rooms that kernels may call, a generated module by its own text beside
+that, and both by the versions and the target CPU. A damaged entry is deleted and built again; a folder that cannot be
+written, or that somebody else could write, leaves kernels uncached with one warning.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import linecache
+import os
+import pathlib
+import stat
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+import platformdirs
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+FASTMATH = {"contract", "nsz", "arcp", "afn"}
+"""Flags of every kernel. Not `nnan` and `ninf`: they delete the checks for failed samples. Not `reassoc`: it folds the
+two parts of pi in range reductions, and makes sums depend on the vector width."""
+
+_PACKAGE = pathlib.Path(__file__).parent.parent
+
+
+class CacheWarning(UserWarning):
+    """Kernels are compiled again in every process, and why."""
+
+
+def cache_folder() -> pathlib.Path:
+    """Where compiled kernels lie: `MPCRL_CACHE_DIR`, or the user's cache folder."""
+    chosen = os.environ.get("MPCRL_CACHE_DIR")
+    return pathlib.Path(chosen) if chosen else pathlib.Path(platformdirs.user_cache_dir("mpcrl", appauthor=False))
+
+
+@functools.cache
+def _checked_folder(folder: pathlib.Path) -> pathlib.Path | None:
+    """The folder, made if need be; None (and one warning) where pickles in it could not be trusted or written."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if hasattr(os, "getuid") and status.st_uid != os.getuid():
+            reason = "it belongs to another user"
+        elif os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            reason = "others may write to it"
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            reason = "it is not writable"
+        else:
+            return folder
+    except OSError as error:
+        reason = str(error)
+    warnings.warn(
+        f"kernels are compiled anew in each process: cannot cache in {folder} ({reason}); "
+        "set MPCRL_CACHE_DIR to a private, writable folder",
+        CacheWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+@functools.cache
+def library_digest() -> str:
+    """Hash of all source that a kernel may call, and of the versions that compile it."""
+    digest = hashlib.sha256()
+    for room in ("core", "kernels"):
+        for path in sorted((_PACKAGE / room).glob("*.py")):
+            digest.update(path.read_bytes())
+    digest.update("\0".join((sys.version, numba.__version__, llvmlite.__version__, np.__version__)).encode())
+    return digest.hexdigest()
+
+
+class _ContentLocator(_CacheLocator):
+    """Numba's question where a function is cached, answered by content instead of by file and time."""
+
+    def __init__(self, function: Callable[..., Any], folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._py_file = function.__code__.co_filename
+        self._digest = function.__globals__.get("__mpcrl_digest__") or library_digest()
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _ContentLocator | None:
+        folder = _checked_folder(cache_folder())
+        return None if folder is None else cls(py_func, folder)
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        return self._digest
+
+    def get_disambiguator(self) -> str:
+        return self._digest[:20]
+
+
+class _ContentImpl(CompileResultCacheImpl):
+    _locator_classes = [_ContentLocator]
+
+
+class _ContentCache(FunctionCache):
+    _impl_class = _ContentImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # unpickling damaged bytes can raise anything: delete the entry and compile again
+            for path in pathlib.Path(self.cache_path).glob(f"{self._impl.filename_base}*.nb?"):
+                path.unlink(missing_ok=True)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            warnings.warn(f"a kernel could not be cached: {error}", CacheWarning, stacklevel=2)
+
+
+def kernel(function: Callable[..., Any] | None = None, *, parallel: bool = False) -> Any:
+    """Compile a function on its first call, under the flags and in the cache of this module.
+
+    Parameters
+    ----------
+    function : callable
+        Reads arrays and numbers, writes arrays. What it calls is inlined or linked.
+    parallel : bool
+        Whether `prange` in it uses all of the caller's threads.
+    """
+    if function is None:
+        return functools.partial(kernel, parallel=parallel)
+    dispatcher = numba.njit(parallel=parallel, nogil=True, error_model="numpy", fastmath=FASTMATH)(function)
+    if not numba.config.DISABLE_JIT and _checked_folder(cache_folder()) is not None:
+        dispatcher._cache = _ContentCache(function)
+    return dispatcher
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function into each kernel that calls it."""
+    return numba.njit(inline="always", error_model="numpy", fastmath=FASTMATH)(function)
+
+
+def load_module(text: str, purpose: str) -> types.ModuleType:
+    """The module of a generated source text; its kernels are cached by the text's hash.
+
+    Parameters
+    ----------
+    text : str
+        Source that imports all it needs and decorates its kernels with `kernel`.
+    purpose : str
+        An identifier for file names and tracebacks.
+    """
+    digest = hashlib.sha256(f"{library_digest()}\0{text}".encode()).hexdigest()
+    name = f"mpcrl_{purpose}_{digest[:20]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = types.ModuleType(name)
+    module.__dict__["__mpcrl_digest__"] = digest
+    filename = f"<{name}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    sys.modules[name] = module  # Numba's cached code finds its globals by the module's name
+    try:
+        exec(compile(text, filename, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

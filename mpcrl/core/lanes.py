@@ -1,0 +1,639 @@
+"""From a user's plain Python function to source that LLVM can run with one trajectory per SIMD lane.
+
+A lane loop vectorises only if the function in it is straight arithmetic of one float type. So the source is rewritten:
+numbers become typed, `math.*` becomes the branch-free functions of `vecmath`, constant loops are unrolled, fields of the
+parameters become arguments, look-ups in arrays become guarded gathers. What cannot run in lanes (allocation, exceptions,
+unknown calls) is refused with the user's file and line.
+
+What a rewritten function computes differs from the plain one by rounding, and in one point by intent: an index out of
+range gives NaN, which marks the sample as failed, where Python raises.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import copy
+import inspect
+import math
+import textwrap
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mpcrl.core import vecmath
+from mpcrl.core.errors import LaneError
+
+MAX_UNROLL = 64
+_ADVICE = "use tuples, arithmetic, min, max, abs, math.* and plain helper functions"
+
+_FLOAT, _FLOOR, _RINT, _INT, _SQRT = "lane_float", "lane_floor", "lane_rint", "lane_int", "lane_sqrt"
+_MATH = {**vecmath.PLAIN_TO_LANE, math.sqrt: "sqrt", np.sqrt: "sqrt"}
+_RENAMED = {
+    math.floor: "floor", np.floor: "floor", math.ceil: "ceil", np.ceil: "ceil", math.trunc: "trunc", np.trunc: "trunc",
+    round: "rint", np.rint: "rint", math.fabs: "abs", np.abs: "abs", abs: "abs", np.fabs: "abs",
+    math.copysign: "copysign", np.copysign: "copysign", math.isnan: "isnan", np.isnan: "isnan",
+    math.isfinite: "isfinite", np.isfinite: "isfinite", math.isinf: "isinf", np.isinf: "isinf",
+    min: "min", max: "max", np.minimum: "min", np.maximum: "max", float: "float", int: "int",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of the parameters as the kernel takes it.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int, or None
+        The fixed shape of an array; None for a number.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+
+
+def fields_of(params: Any) -> tuple[Field, ...]:
+    """How the kernel takes each field of a NamedTuple of numbers and arrays."""
+    if not (isinstance(params, tuple) and hasattr(params, "_fields")):
+        raise LaneError(f"params must be a NamedTuple of numbers and arrays, got {type(params).__name__}")
+    fields = []
+    for name, value in zip(params._fields, params, strict=True):
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub" or array.ndim > 3:
+            raise LaneError(
+                f"params.{name} must be a number or an array of numbers with at most 3 axes, "
+                f"got {type(value).__name__} of {array.dtype} with shape {array.shape}"
+            )
+        fields.append(Field(name, array.shape if array.ndim else None))
+    return tuple(fields)
+
+
+def coerce(params: Any, fields: tuple[Field, ...], dtype: np.dtype) -> tuple[Any, ...]:
+    """The parameters' values in the types and layout that the kernel was compiled for."""
+    if getattr(params, "_fields", None) != tuple(f.name for f in fields):
+        raise LaneError(
+            f"params must have the fields {[f.name for f in fields]}, got {getattr(params, '_fields', type(params))}"
+        )
+    values: list[Any] = []
+    for f, value in zip(fields, params, strict=True):
+        if f.shape is None:
+            if np.ndim(value) != 0:
+                raise LaneError(f"params.{f.name} must stay a number, got an array of shape {np.shape(value)}")
+            values.append(dtype.type(value))
+        else:
+            array = np.ascontiguousarray(value, dtype)
+            if array.shape != f.shape:
+                raise LaneError(f"params.{f.name} must keep its shape {f.shape}, got {array.shape}; build a new model")
+            values.append(array)
+    return tuple(values)
+
+
+@dataclass
+class LaneProgram:
+    """Rewritten functions of one model, in the order in which a module must define them."""
+
+    dtype: np.dtype
+    fields: tuple[Field, ...]
+    texts: list[str] = field(default_factory=list)
+    _names: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def add(self, function: Callable[..., Any], roles: tuple[str, ...]) -> str:
+        """Rewrite a function and all that it calls; the name under which the module defines it.
+
+        Parameters
+        ----------
+        function : callable
+            The user's.
+        roles : tuple of str
+            For each of its parameters "float" (numbers and tuples of them), "index" (an integer) or "params".
+        """
+        key = (function, roles)
+        if key not in self._names:
+            self._names[key] = ""  # in progress: met again means recursion
+            name = f"user{len(self._names)}_{_identifier(function)}"
+            self.texts.append(_Rewriter(self, function, roles).text(name))
+            self._names[key] = name
+        if not self._names[key]:
+            raise LaneError(f"{_where(function)}: a recursive function cannot run in SIMD lanes; write a constant loop")
+        return self._names[key]
+
+    @property
+    def arguments(self) -> str:
+        """The fields' names as the tail of an argument list."""
+        return "".join(f", p_{f.name}" for f in self.fields)
+
+    def text(self) -> str:
+        """Source of all functions, with what they need from mpcrl."""
+        real = f"np.{self.dtype.name}"
+        names = sorted(set(_MATH.values()) - {"sqrt"})
+        lines = [
+            "import math",
+            "import numpy as np",
+            "from mpcrl.core import gather, vecmath",
+            "from mpcrl.core.compile import inlined, kernel",
+            f"{_FLOAT} = {real}",
+            "lane_floor, lane_ceil, lane_trunc, lane_rint = np.floor, np.ceil, np.trunc, np.rint",
+            f"lane_sqrt, lane_abs, lane_copysign = math.sqrt, abs, math.copysign",
+            "lane_isnan, lane_isfinite, lane_isinf, lane_min, lane_max = np.isnan, np.isfinite, np.isinf, min, max",
+            f"lane_int = gather.to_index_{self.dtype.name}",
+            f"lane_nan = {real}(np.nan)",
+            f"lane_gather1, lane_gather2, lane_gather3 = gather.gather1, gather.gather2, gather.gather3",
+            f"_math = vecmath.lane_functions({real})",
+            *(f'lane_{name} = _math["{name}"]' for name in names),
+        ]
+        return "\n".join(lines) + "\n\n" + "\n".join(self.texts)
+
+
+def _identifier(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", "function")
+    return name if name.isidentifier() else "function"
+
+
+def _where(function: Callable[..., Any], line: int = 0) -> str:
+    code = function.__code__
+    return f"{code.co_filename}:{code.co_firstlineno + line}, in {function.__name__}"
+
+
+def _call(name: str, *arguments: ast.expr) -> ast.Call:
+    return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
+
+
+def _lane(name: str, *arguments: ast.expr) -> ast.Call:
+    return _call(f"lane_{name}", *arguments)
+
+
+def definition_of(function: Callable[..., Any]) -> ast.FunctionDef:
+    """The syntax tree of a plain function or of a lambda, as a function definition."""
+    if not isinstance(function, types.FunctionType):
+        raise LaneError(f"expected a plain Python function, got {function!r}")
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError) as error:
+        raise LaneError(
+            f"{_where(function)}: its source cannot be read ({error}); write it in a file or a notebook cell"
+        ) from error
+    if function.__name__ != "<lambda>":
+        definition = ast.parse(source).body[0]
+        assert isinstance(definition, ast.FunctionDef)
+        return definition
+    lambdas = [node for node in ast.walk(_parse_fragment(source, function)) if isinstance(node, ast.Lambda)]
+    arity = function.__code__.co_argcount
+    lambdas = [node for node in lambdas if len(node.args.args) == arity]
+    if len(lambdas) != 1:
+        raise LaneError(f"{_where(function)}: several lambdas stand on these lines; write `def` functions")
+    body = ast.copy_location(ast.Return(lambdas[0].body), lambdas[0].body)
+    definition = ast.parse("def function(): pass").body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    definition.args, definition.body = lambdas[0].args, [body]
+    return definition
+
+
+def _parse_fragment(source: str, function: Callable[..., Any]) -> ast.AST:
+    """Parse the lines around a lambda, which may begin in the middle of a call."""
+    text = source.strip().rstrip(",")
+    for candidate in (text, f"({text})", text.rstrip(")"), f"f({text}", f"dict({text})", f"({text}"):
+        try:
+            return ast.parse(candidate)
+        except SyntaxError:
+            continue
+    raise LaneError(f"{_where(function)}: this lambda cannot be read from its source; write a `def` function")
+
+
+class _Rewriter(ast.NodeTransformer):
+    """Rewrites one function; `self.index` is true inside subscripts and ranges, where integers stay integers."""
+
+    def __init__(self, program: LaneProgram, function: Callable[..., Any], roles: tuple[str, ...]) -> None:
+        self.program, self.function = program, function
+        self.definition = copy.deepcopy(definition_of(function))
+        closure = inspect.getclosurevars(function)
+        self.outer: dict[str, Any] = {**function.__globals__, **closure.nonlocals}
+        arguments = self.definition.args
+        if arguments.vararg or arguments.kwarg or arguments.kwonlyargs:
+            raise LaneError(f"{_where(function)}: takes *, ** or keyword-only arguments; give it plain ones")
+        names = [a.arg for a in arguments.posonlyargs + arguments.args]
+        if len(names) != len(roles):
+            raise LaneError(f"{_where(function)}: takes {len(names)} arguments {tuple(names)}, expected {len(roles)}")
+        self.roles = dict(zip(names, roles, strict=True))
+        self.params = {name for name, role in self.roles.items() if role == "params"}
+        self.fields = {f.name: f for f in program.fields}
+        self.locals = set(names) | {
+            n.id for n in ast.walk(self.definition) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
+        self.integers = {n for n, role in self.roles.items() if role == "index"} | _index_names(self.definition)
+        self.index = False
+
+    def text(self, name: str) -> str:
+        body = [statement for old in self.definition.body for statement in self._statements(old)]
+        arguments = []
+        for parameter in self.roles:
+            arguments += [f"p_{f}" for f in self.fields] if parameter in self.params else [parameter]
+        definition = ast.parse(f"@inlined\ndef {name}({', '.join(arguments)}): pass").body[0]
+        assert isinstance(definition, ast.FunctionDef)
+        definition.body = body or [ast.Pass()]
+        return ast.unparse(ast.fix_missing_locations(definition)) + "\n"
+
+    def refuse(self, node: ast.AST, reason: str) -> LaneError:
+        line = getattr(node, "lineno", 1) - 1
+        return LaneError(f"{_where(self.function, line)}: `{ast.unparse(node)}` {reason}")
+
+    # ---- statements ----------------------------------------------------------------------------------------------
+    def _statements(self, node: ast.stmt) -> list[ast.stmt]:
+        result = self.visit(node)
+        return result if isinstance(result, list) else [] if result is None else [result]
+
+    def _block(self, nodes: Iterable[ast.stmt]) -> list[ast.stmt]:
+        return [statement for node in nodes for statement in self._statements(node)] or [ast.Pass()]
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if not isinstance(node.value, ast.Constant):
+            raise self.refuse(node, "has no effect in SIMD lanes")
+
+    def visit_Pass(self, node: ast.Pass) -> ast.stmt:
+        return node
+
+    visit_Break = visit_Continue = visit_Pass  # type: ignore[assignment]
+
+    def visit_Return(self, node: ast.Return) -> ast.stmt:
+        if node.value is None:
+            raise self.refuse(node, "returns nothing; return a number or a tuple")
+        return ast.Return(self.visit(node.value))
+
+    def _value_for(self, target: ast.expr, value: ast.expr) -> ast.expr:
+        """A right-hand side; an integer one where the name is used as an index."""
+        if isinstance(target, ast.Name) and target.id in self.integers:
+            return self._indexing(value)
+        return self.visit(value)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt:
+        if len(node.targets) == 1 and isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple):
+            targets, values = node.targets[0].elts, node.value.elts
+            if len(targets) == len(values):
+                pairs = zip(targets, values, strict=True)
+                return ast.Assign([self._target(node.targets[0])], ast.Tuple([self._value_for(*p) for p in pairs], ast.Load()))
+        value = self._value_for(node.targets[0], node.value)
+        return ast.Assign([self._target(target) for target in node.targets], value)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt | None:
+        if node.value is None:
+            return None
+        return ast.Assign([self._target(node.target)], self._value_for(node.target, node.value))
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
+        if not isinstance(node.target, ast.Name):
+            raise self.refuse(node, f"changes something in place; {_ADVICE}")
+        value = ast.copy_location(ast.BinOp(ast.Name(node.target.id, ast.Load()), node.op, node.value), node)
+        return ast.Assign([node.target], self._value_for(node.target, value))
+
+    def _target(self, node: ast.expr) -> ast.expr:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Starred | ast.Subscript | ast.Attribute | ast.List):
+                raise self.refuse(node, f"cannot be assigned to in SIMD lanes; {_ADVICE}")
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.stmt:
+        orelse = self._block(node.orelse) if node.orelse else []
+        return ast.If(self.visit(node.test), self._block(node.body), orelse)
+
+    def visit_While(self, node: ast.While) -> ast.stmt:
+        if node.orelse:
+            raise self.refuse(node.orelse[0], "stands in the `else` of a loop; move it behind the loop")
+        return ast.While(self.visit(node.test), self._block(node.body), [])
+
+    def visit_For(self, node: ast.For) -> ast.stmt | list[ast.stmt]:
+        if node.orelse:
+            raise self.refuse(node.orelse[0], "stands in the `else` of a loop; move it behind the loop")
+        if isinstance(node.iter, ast.Tuple):
+            values: list[ast.expr] = node.iter.elts
+            return self._unrolled(node, values)
+        if not (isinstance(node.iter, ast.Call) and self._resolve(node.iter.func) is range and not node.iter.keywords):
+            raise self.refuse(node.iter, "cannot be looped over in SIMD lanes; loop over range(constant) or a tuple")
+        bounds = [self._indexing(a) for a in node.iter.args]
+        constants = [_integer(b) for b in bounds]
+        if all(c is not None for c in constants):
+            count = range(*constants)  # type: ignore[arg-type]
+            if len(count) <= MAX_UNROLL:
+                return self._unrolled(node, [ast.Constant(i) for i in count])
+        return ast.For(self._target(node.target), _call("range", *bounds), self._block(node.body), [])
+
+    def _unrolled(self, node: ast.For, values: list[ast.expr]) -> ast.stmt | list[ast.stmt]:
+        jumps = any(isinstance(n, ast.Break | ast.Continue) for n in ast.walk(node))
+        if jumps and all(isinstance(v, ast.Constant) for v in values):
+            iterator = ast.Tuple([self._indexing(v) for v in values], ast.Load())
+            return ast.For(self._target(node.target), iterator, self._block(node.body), [])
+        if not isinstance(node.target, ast.Name):
+            raise self.refuse(node.target, "must be one name in a loop over a tuple")
+        statements: list[ast.stmt] = []
+        for value in values:
+            for statement in node.body:
+                replaced = _Substitute(node.target.id, value).visit(copy.deepcopy(statement))
+                statements += self._statements(replaced)
+        return statements
+
+    def _refused_statement(self, node: ast.AST) -> ast.AST:
+        raise self.refuse(node, "cannot run in SIMD lanes (no exceptions, no nested functions); return math.inf for a bad state")
+
+    visit_Raise = visit_Try = visit_With = visit_Assert = visit_FunctionDef = visit_ClassDef = _refused_statement
+    visit_Import = visit_ImportFrom = visit_Global = visit_Nonlocal = visit_Delete = visit_Match = _refused_statement
+
+    def _refused_allocation(self, node: ast.AST) -> ast.AST:
+        raise self.refuse(node, f"would allocate, which SIMD lanes cannot; {_ADVICE}")
+
+    visit_List = visit_ListComp = visit_Dict = visit_DictComp = visit_Set = visit_SetComp = _refused_allocation
+    visit_GeneratorExp = visit_Lambda = visit_JoinedStr = visit_Starred = visit_NamedExpr = _refused_allocation
+    visit_Yield = visit_YieldFrom = visit_Await = _refused_allocation
+
+    # ---- expressions ---------------------------------------------------------------------------------------------
+    def _indexing(self, node: ast.expr) -> ast.expr:
+        before, self.index = self.index, True
+        result: ast.expr = self.visit(node)
+        self.index = before
+        return result
+
+    def _real(self, node: ast.expr) -> ast.expr:
+        before, self.index = self.index, False
+        result: ast.expr = self.visit(node)
+        self.index = before
+        return result
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        if isinstance(node.value, bool):
+            return node
+        if isinstance(node.value, int | float):
+            return ast.Constant(node.value) if self.index and isinstance(node.value, int) else _number(node.value)
+        raise self.refuse(node, f"is no number; {_ADVICE}")
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in self.params:
+            raise self.refuse(node, "can only be read field by field, or passed on to a helper function")
+        if node.id in self.locals:
+            return _call(_FLOAT, node) if node.id in self.integers and not self.index else node
+        return self._constant(node, self._resolve(node))
+
+    def _constant(self, node: ast.expr, value: Any) -> ast.expr:
+        """A global number, or tuple of numbers, compiled in."""
+        if isinstance(value, bool | np.bool_):
+            return ast.Constant(bool(value))
+        if isinstance(value, int | float | np.integer | np.floating):
+            return self.visit_Constant(ast.copy_location(ast.Constant(value.item() if isinstance(value, np.generic) else value), node))
+        if isinstance(value, tuple):
+            return ast.Tuple([self._constant(node, v) for v in value], ast.Load())
+        if isinstance(value, np.ndarray):
+            raise self.refuse(node, "is a global array; make it a field of params, where it can change at run time")
+        raise self.refuse(node, f"is a {type(value).__name__}, no number; {_ADVICE}")
+
+    def _resolve(self, node: ast.expr) -> Any:
+        """The object that a name or a dotted name outside of the function stands for."""
+        if isinstance(node, ast.Name):
+            if node.id in self.locals:
+                raise self.refuse(node, f"is a local variable, expected a function; {_ADVICE}")
+            if node.id in self.outer:
+                return self.outer[node.id]
+            if hasattr(builtins, node.id):
+                return getattr(builtins, node.id)
+            raise self.refuse(node, "is not defined")
+        if isinstance(node, ast.Attribute):
+            owner = self._resolve(node.value)
+            if not hasattr(owner, node.attr):
+                raise self.refuse(node, "does not exist")
+            return getattr(owner, node.attr)
+        raise self.refuse(node, f"cannot run in SIMD lanes; {_ADVICE}")
+
+    def _field(self, node: ast.expr) -> Field | None:
+        """The parameter field that an expression `p.name` reads."""
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in self.params:
+            if node.attr not in self.fields:
+                raise self.refuse(node, f"does not exist; params has the fields {list(self.fields)}")
+            return self.fields[node.attr]
+        return None
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        found = self._field(node)
+        if found is None:
+            return self._constant(node, self._resolve(node))
+        if found.shape is not None:
+            raise self.refuse(node, "is an array; read single elements of it, as in p.array[i, j]")
+        name = ast.Name(f"p_{found.name}", ast.Load())
+        return _lane("int", name) if self.index else name
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        if isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
+            found, axis = self._field(node.value.value), _integer(self._indexing(node.slice))
+            if found is not None and found.shape is not None and axis is not None:
+                return self.visit_Constant(ast.Constant(found.shape[axis]))
+        found = self._field(node.value)
+        if found is not None:
+            return self._look_up(node, found)
+        if isinstance(node.slice, ast.Slice):
+            bounds = [None if b is None else self._indexing(b) for b in (node.slice.lower, node.slice.upper, node.slice.step)]
+            if any(b is not None and _integer(b) is None for b in bounds):
+                raise self.refuse(node, "has a slice that is not constant")
+            return ast.Subscript(self.visit(node.value), ast.Slice(*bounds), ast.Load())
+        return ast.Subscript(self._real(node.value), self._indexing(node.slice), ast.Load())
+
+    def _look_up(self, node: ast.Subscript, found: Field) -> ast.expr:
+        """An element of an array field: loaded directly where the index is constant, else a guarded gather."""
+        indices = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if found.shape is None or len(indices) != len(found.shape):
+            raise self.refuse(node, f"reads no single element: p.{found.name} has the shape {found.shape}")
+        array: ast.expr = ast.Name(f"p_{found.name}", ast.Load())
+        rewritten = [self._indexing(i) for i in indices]
+        constants = [_integer(i) for i in rewritten]
+        for constant, size in zip(constants, found.shape, strict=True):
+            if constant is not None and not -size <= constant < size:
+                raise self.refuse(node, f"is out of range: p.{found.name} has the shape {found.shape}")
+        if all(c is not None for c in constants):
+            element: ast.expr = ast.Subscript(array, ast.Tuple(rewritten, ast.Load()), ast.Load())
+        else:
+            element = _lane(f"gather{len(indices)}", array, ast.Name("lane_nan", ast.Load()), *rewritten)
+        return _call(_INT, element) if self.index else element
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        if self.index:
+            return ast.BinOp(self.visit(node.left), node.op, self.visit(node.right))
+        if isinstance(node.op, ast.Pow):
+            return self._power(node.left, node.right)
+        left, right = self.visit(node.left), self.visit(node.right)
+        if isinstance(node.op, ast.FloorDiv):
+            return _call(_FLOOR, ast.BinOp(left, ast.Div(), right))
+        if isinstance(node.op, ast.Mod):
+            whole = _call(_FLOOR, ast.BinOp(left, ast.Div(), right))
+            return ast.BinOp(copy.deepcopy(left), ast.Sub(), ast.BinOp(copy.deepcopy(right), ast.Mult(), whole))
+        if not isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div):
+            raise self.refuse(node, f"is no floating-point operation; {_ADVICE}")
+        return ast.BinOp(left, node.op, right)
+
+    def _power(self, base: ast.expr, exponent: ast.expr) -> ast.expr:
+        value = _literal(exponent)
+        if value is None and isinstance(exponent, ast.Name) and exponent.id not in self.locals:
+            value = self._resolve(exponent)
+        left = self.visit(base)
+        if isinstance(value, int | float) and value == int(value) and abs(value) <= 16:
+            power = ast.BinOp(left, ast.Pow(), ast.Constant(abs(int(value))))
+            return power if value >= 0 else ast.BinOp(_number(1), ast.Div(), power)
+        if value == 0.5:
+            return _call(_SQRT, left)
+        return _lane("exp", ast.BinOp(self.visit(exponent), ast.Mult(), _lane("log", left)))
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        if isinstance(node.op, ast.Invert):
+            raise self.refuse(node, f"is no floating-point operation; {_ADVICE}")
+        operand = self.visit(node.operand)
+        value = _integer(operand)
+        if isinstance(node.op, ast.USub) and value is not None:
+            return ast.Constant(-value)
+        return ast.UnaryOp(node.op, operand)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        if any(isinstance(op, ast.Is | ast.IsNot | ast.In | ast.NotIn) for op in node.ops):
+            raise self.refuse(node, f"compares objects; {_ADVICE}")
+        return ast.Compare(self._real(node.left), node.ops, [self._real(c) for c in node.comparators])
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        target = self._resolve(node.func)
+        if isinstance(target, types.FunctionType) and target not in _MATH:
+            return self._helper(node, target)
+        if isinstance(target, type) and issubclass(target, tuple) and hasattr(target, "_fields"):
+            return ast.Tuple([self._real(a) for a in self._bound(node, target)], ast.Load())
+        if node.keywords:
+            raise self.refuse(node, "takes keyword arguments, which SIMD lanes cannot pass on; give them by position")
+        if target is int:
+            return _call(_INT, self._real(node.args[0])) if self.index else _lane("trunc", self._real(node.args[0]))
+        arguments = [self.visit(a) for a in node.args]
+        if self.index and target in (min, max, abs):
+            return _lane(target.__name__, *arguments)
+        real = [self._real(a) for a in node.args] if self.index else arguments
+        result = self._known(node, target, real)
+        return _call(_INT, result) if self.index else result
+
+    def _known(self, node: ast.Call, target: Any, arguments: list[ast.expr]) -> ast.expr:
+        """A call of a function that lanes have a version of."""
+        if target is math.hypot or target is np.hypot:
+            squares = [ast.BinOp(a, ast.Pow(), ast.Constant(2)) for a in arguments]
+            total: ast.expr = squares[0]
+            for square in squares[1:]:
+                total = ast.BinOp(total, ast.Add(), square)
+            return _call(_SQRT, total)
+        if target is np.clip and len(arguments) == 3:
+            return _lane("min", _lane("max", arguments[0], arguments[1]), arguments[2])
+        if target is np.where and len(arguments) == 3:
+            return ast.IfExp(*arguments)
+        if target is pow or target is math.pow:
+            return self._power(*node.args)
+        if target in (math.fmod, np.fmod):
+            whole = _lane("trunc", ast.BinOp(arguments[0], ast.Div(), arguments[1]))
+            return ast.BinOp(arguments[0], ast.Sub(), ast.BinOp(arguments[1], ast.Mult(), whole))
+        try:
+            name = _MATH.get(target) or _RENAMED.get(target)
+        except TypeError:  # unhashable
+            name = None
+        if name is None:
+            raise self.refuse(node, f"is no function that runs in SIMD lanes; {_ADVICE}")
+        if name in ("min", "max") and len(arguments) > 2:
+            return _lane(name, arguments[0], self._known(node, target, arguments[1:]))
+        return _lane(name, *arguments)
+
+    def _bound(self, node: ast.Call, target: Callable[..., Any]) -> list[ast.expr]:
+        """A call's arguments in the order of the callee's parameters, defaults filled in."""
+        try:
+            signature = inspect.signature(target)
+            bound = signature.bind(*node.args, **{str(k.arg): k.value for k in node.keywords})
+        except TypeError as error:
+            raise self.refuse(node, f"does not fit {_identifier(target)}: {error}") from error
+        bound.apply_defaults()
+        return [a if isinstance(a, ast.expr) else ast.Constant(a) for a in bound.arguments.values()]
+
+    def _helper(self, node: ast.Call, target: types.FunctionType) -> ast.expr:
+        """Another function of the user's: rewritten as well; params passed on become their fields."""
+        roles, arguments = [], []
+        for argument in self._bound(node, target):
+            if isinstance(argument, ast.Name) and argument.id in self.params:
+                roles.append("params")
+                arguments += [ast.Name(f"p_{f}", ast.Load()) for f in self.fields]
+            elif isinstance(argument, ast.Name) and argument.id in self.integers:
+                roles.append("index")
+                arguments.append(argument)
+            else:
+                roles.append("float")
+                arguments.append(self._real(argument))
+        result = _call(self.program.add(target, tuple(roles)), *arguments)
+        return _call(_INT, result) if self.index else result
+
+
+class _Substitute(ast.NodeTransformer):
+    def __init__(self, name: str, value: ast.expr) -> None:
+        self.name, self.value = name, value
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.copy_location(copy.deepcopy(self.value), node) if node.id == self.name else node
+
+
+def _literal(node: ast.expr) -> Any:
+    """The number of a literal with or without a sign, else None."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+        value = node.operand.value
+        return -value if isinstance(value, int | float) else None
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, int | float) else None
+
+
+def _integer(node: ast.expr) -> int | None:
+    value = _literal(node)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: float) -> ast.expr:
+    """A literal of the lanes' float type, non-finite ones by name."""
+    if math.isnan(value):
+        return ast.Name("lane_nan", ast.Load())
+    if math.isinf(value):
+        infinity = ast.Attribute(ast.Name("math", ast.Load()), "inf", ast.Load())
+        return _call(_FLOAT, infinity if value > 0 else ast.UnaryOp(ast.USub(), infinity))
+    return _call(_FLOAT, ast.Constant(value))
+
+
+def _index_names(definition: ast.FunctionDef) -> set[str]:
+    """Names that stand in subscripts or ranges, and those that these are computed from without `int(...)`."""
+
+    def names(node: ast.AST) -> set[str]:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "int":
+            return set()
+        found = {node.id} if isinstance(node, ast.Name) else set()
+        children = ast.iter_child_nodes(node)
+        if isinstance(node, ast.Subscript):
+            return names(node.slice)
+        if isinstance(node, ast.Call):
+            children = iter(node.args)
+        return found.union(*(names(child) for child in children))
+
+    used: set[str] = set()
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Subscript):
+            used |= names(node.slice)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+            used |= set().union(*(names(a) for a in node.args))
+    assigned: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    assigned.setdefault(target.id, []).append(node.value)
+                elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    for t, v in zip(target.elts, node.value.elts, strict=False):
+                        if isinstance(t, ast.Name):
+                            assigned.setdefault(t.id, []).append(v)
+        elif isinstance(node, ast.For) and isinstance(node.target, ast.Name):
+            used.add(node.target.id) if isinstance(node.iter, ast.Call) else None
+    pending = list(used)
+    while pending:
+        for value in assigned.get(pending.pop(), []):
+            new = names(value) - used
+            used |= new
+            pending += new
+    return used & (set(assigned) | {a.arg for a in definition.args.args} | _loop_names(definition))
+
+
+def _loop_names(definition: ast.FunctionDef) -> set[str]:
+    return {n.target.id for n in ast.walk(definition) if isinstance(n, ast.For) and isinstance(n.target, ast.Name)}

@@ -1,0 +1,164 @@
+"""Refit a distribution over decisions to the costs of its samples: the softmax of MPPI and its relatives."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from mpcrl.core import vecmath
+from mpcrl.core.compile import kernel
+from mpcrl.core.random import LANES
+
+FIXED, NORMALISED, EFFECTIVE_SAMPLES = 0, 1, 2
+"""How a temperature is meant: as it is, in standard deviations of the costs, or as a share of effective samples."""
+
+_exp = vecmath.lane_functions(np.float32)["exp"]
+_BISECTIONS = 40
+
+
+@kernel
+def _moments(costs):
+    """Minimum, mean and standard deviation of the finite costs, and how many they are."""
+    least, total, count = np.inf, 0.0, 0
+    for cost in costs:
+        if np.isfinite(cost):
+            least = min(least, cost)
+            total += cost
+            count += 1
+    if count == 0:
+        return least, 0.0, 0.0, 0
+    mean, squares = total / count, 0.0
+    for cost in costs:
+        if np.isfinite(cost):
+            squares += (cost - mean) ** 2
+    return least, mean, np.sqrt(squares / count), count
+
+
+@kernel
+def effective_samples(costs, least, temperature):
+    """(sum w)^2 / sum w^2 of the softmax weights w = exp(-(cost - least) / temperature)."""
+    total, squares = 0.0, 0.0
+    for cost in costs:
+        weight = np.float64(_exp(np.float32(-(cost - least) / temperature)))
+        total += weight
+        squares += weight * weight
+    return total * total / squares
+
+
+@kernel
+def resolve_temperature(costs, kind, temperature):
+    """The temperature in units of cost, and the least finite cost.
+
+    Costs that are all equal leave any positive temperature right: 1 is returned.
+    """
+    least, _, deviation, count = _moments(costs)
+    if kind == FIXED:
+        return temperature, least
+    if count == 0 or deviation <= 1e-12 * (1.0 + abs(least)):
+        return 1.0, least
+    if kind == NORMALISED:
+        return temperature * deviation, least
+    low, high = np.log(1e-6 * deviation), np.log(1e6 * deviation)  # the effective sample size grows with temperature
+    target = max(1.0, temperature * count)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if effective_samples(costs, least, np.exp(middle)) < target:
+            low = middle
+        else:
+            high = middle
+    return np.exp(0.5 * (low + high)), least
+
+
+@kernel(parallel=True)
+def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, weights, refitted):
+    """Path-integral update: the mean of the samples under softmax weights of their costs.
+
+    w_n ~ exp(-(J_n + temperature * sum action_weight * mean * (theta_n - mean) - min) / temperature)
+    (Williams et al.: Information theoretic MPC for model-based reinforcement learning, ICRA 2017, eq. 26 and alg. 2).
+
+    Parameters
+    ----------
+    costs : ndarray [N] float64
+        +inf for a failed sample, whose weight is exactly 0.
+    decisions : ndarray [B, K, nu, LANES]
+    mean : ndarray [K, nu] float64
+    action_weight : ndarray [K, nu] float64
+        1 / sigma^2 for MPPI's action cost; 0 without it.
+    kind, temperature
+        See `resolve_temperature`.
+    weights : ndarray [B * LANES] float32
+        Out; not normalised.
+    refitted : ndarray [K, nu] float64
+        Out: the new mean; untouched where no sample is finite.
+
+    Returns
+    -------
+    temperature, effective_sample_size : float
+        In units of cost; between 1 and N (0 where no sample is finite).
+    """
+    blocks, steps, nu = decisions.shape[0], decisions.shape[1], decisions.shape[2]
+    resolved, least = resolve_temperature(costs, kind, temperature)
+    values = np.full(blocks * LANES, np.inf)
+    lowest = np.full(blocks, np.inf)
+    for block in prange(blocks):
+        action = np.zeros(LANES, np.float32)
+        for k in range(steps):
+            for j in range(nu):
+                middle = np.float32(mean[k, j])
+                factor = np.float32(action_weight[k, j] * mean[k, j])
+                if factor != np.float32(0):
+                    for l in range(LANES):  # noqa: E741
+                        action[l] += factor * (np.float32(decisions[block, k, j, l]) - middle)
+        first = block * LANES
+        for l in range(min(LANES, costs.size - first)):  # noqa: E741
+            if np.isfinite(costs[first + l]):
+                values[first + l] = costs[first + l] + resolved * action[l]
+                lowest[block] = min(lowest[block], values[first + l])
+    least = np.inf
+    for block in range(blocks):
+        least = min(least, lowest[block])
+    if not np.isfinite(least):
+        weights[:] = 0
+        return resolved, 0.0
+    sums = np.zeros((blocks, 2))
+    for block in prange(blocks):
+        first = block * LANES
+        for l in range(LANES):  # noqa: E741
+            weights[first + l] = _exp(np.float32(-(values[first + l] - least) / resolved))
+        for l in range(LANES):  # noqa: E741
+            weight = np.float64(weights[first + l])
+            sums[block, 0] += weight
+            sums[block, 1] += weight * weight
+    total, squares = 0.0, 0.0
+    for block in range(blocks):  # in order: the same bits at any thread count
+        total += sums[block, 0]
+        squares += sums[block, 1]
+    for row in prange(steps * nu):
+        k, j = row // nu, row % nu
+        lane_sums = np.zeros(LANES, np.float32)
+        for block in range(blocks):
+            for l in range(LANES):  # noqa: E741
+                lane_sums[l] += weights[block * LANES + l] * np.float32(decisions[block, k, j, l])
+        refitted[k, j] = np.sum(lane_sums.astype(np.float64)) / total
+    return resolved, total * total / squares
+
+
+@kernel(parallel=True)
+def change_cost(controls, applied, weight, out):
+    """Add `weight * sum_t |u_t - u_{t-1}|^2` to the cost of each sample; u_{-1} is the control applied last.
+
+    The smoothness cost of SMPPI (Kim et al., 2022). `controls` [B, H, nu, LANES], `applied` [nu], `out` [N].
+    """
+    for block in prange(controls.shape[0]):
+        total = np.zeros(LANES, np.float32)
+        for j in range(controls.shape[2]):
+            for l in range(LANES):  # noqa: E741
+                change = np.float32(controls[block, 0, j, l]) - np.float32(applied[j])
+                total[l] += change * change
+            for t in range(1, controls.shape[1]):
+                for l in range(LANES):  # noqa: E741
+                    change = np.float32(controls[block, t, j, l]) - np.float32(controls[block, t - 1, j, l])
+                    total[l] += change * change
+        first = block * LANES
+        for l in range(min(LANES, out.size - first)):  # noqa: E741
+            out[first + l] += weight * total[l]

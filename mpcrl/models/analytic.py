@@ -1,0 +1,207 @@
+"""Dynamics and cost as the user's own functions, compiled so that each SIMD lane runs one trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mpcrl.core import lanes
+from mpcrl.core.candidates import Candidates, Recipe
+from mpcrl.core.checks import finite_vector
+from mpcrl.core.compile import load_module
+from mpcrl.core.errors import InvalidInput
+from mpcrl.core.random import LANES
+from mpcrl.core.threads import ThreadBudget
+from mpcrl.models.risk import Mean, Risk
+from mpcrl.tasks.task import AnalyticTask
+
+_NO_RECIPE = Recipe(
+    mean=np.zeros((0, 0)),
+    scale=np.zeros((0, 0)),
+    fixed=np.zeros((0, 0, 0)),
+    colour=np.zeros((0, 0), np.float32),
+    basis=np.zeros((0, 0)),
+    offset=np.zeros((0, 0)),
+    table=np.zeros(0, np.float32),
+    theta_bounds=np.zeros((2, 0, 0)),
+    bounds=np.zeros((4, 0)),
+    log_sigma=0.0,
+    seed=np.uint64(0),
+    plan=0,
+    iteration=0,
+)
+
+
+class Analytic:
+    """The model of an `AnalyticTask`: its own `step`, `cost`, `terminal` and `terminated`.
+
+    Parameters
+    ----------
+    task : AnalyticTask
+    dtype : float32 or float64
+        Of states, controls and costs in the lanes. float64 has half the lanes of float32.
+    scenarios : sequence of params, or function of params that gives one, optional
+        Domain randomisation: each candidate is rolled out under every one of them.
+    risk : Risk
+        Folds the costs of a candidate over the scenarios; their mean if not given.
+
+    Raises
+    ------
+    LaneError
+        Where a function cannot run in lanes: names its file and line.
+    InvalidInput
+        Where a function raises, or returns a wrong number of values, when it is called as plain Python.
+    """
+
+    def __init__(
+        self,
+        task: AnalyticTask,
+        *,
+        dtype: np.typing.DTypeLike = np.float32,
+        scenarios: Sequence[Any] | Callable[[Any], Sequence[Any]] | None = None,
+        risk: Risk | None = None,
+    ) -> None:
+        self.task, self.dt, self.dtype = task, task.dt, np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise InvalidInput(f"dtype must be float32 or float64, got {self.dtype}")
+        self._fields = lanes.fields_of(task.params)
+        self._scenarios, self._risk = scenarios, risk or Mean()
+        self._terms = _check_by_calling(task)
+        self._kernels = load_module(_source(task, self.dtype, self._fields, self._terms), "rollout")
+
+    def costs(self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget) -> np.ndarray:
+        """Cost of each candidate [N]; see `Model.costs`."""
+        blocks, folded = candidates.controls.shape[0], []
+        for scenario in self._sets_of(params):
+            out = np.full(blocks * LANES, np.inf)  # what a kernel does not reach must not look cheap
+            recipe = candidates.recipe
+            with threads.kernels():
+                self._kernels.costs(
+                    recipe is not None,
+                    candidates.controls,
+                    candidates.decisions,
+                    *(recipe or _NO_RECIPE),
+                    state,
+                    t,
+                    out,
+                    *lanes.coerce(scenario, self._fields, self.dtype),
+                )
+            candidates.mark_drawn()
+            folded.append(out[: candidates.count])
+        return folded[0] if len(folded) == 1 else self._risk(np.array(folded))
+
+    def rollout(self, state: np.ndarray, controls: np.ndarray, t: int, params: Any) -> np.ndarray:
+        """Predicted states [N, H+1, nx] of controls [N, H, nu], under the first scenario."""
+        candidates = Candidates.from_rows(controls, self.dtype)
+        states = np.empty((candidates.controls.shape[0] * LANES, candidates.horizon + 1, self.task.nx))
+        state = finite_vector("state", state, self.task.nx)
+        self._kernels.rollout(
+            candidates.controls, state, t, states, *lanes.coerce(self._sets_of(params)[0], self._fields, self.dtype)
+        )
+        return states[: candidates.count]
+
+    def _sets_of(self, params: Any) -> Sequence[Any]:
+        if self._scenarios is None:
+            return (params,)
+        sets = self._scenarios(params) if callable(self._scenarios) else self._scenarios
+        if not len(sets):
+            raise InvalidInput("scenarios must hold at least one set of params, got none")
+        return sets
+
+
+def _check_by_calling(task: AnalyticTask) -> int:
+    """Call the user's functions once as plain Python; the number of terms that the cost has (0: one number)."""
+
+    def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            raise InvalidInput(f"task {task.name!r}: {name}{arguments} raised {type(error).__name__}: {error}") from error
+
+    state = finite_vector(f"task {task.name!r}: reset's state", task.reset(np.random.default_rng(0)), task.nx)
+    x = tuple(map(float, state))
+    u = tuple(map(float, (task.control_low + task.control_high) / 2))
+    y = called("step", task.step, x, u, task.params)
+    if not (isinstance(y, tuple) and len(y) == task.nx):
+        raise InvalidInput(f"task {task.name!r}: step must return a tuple of {task.nx} states, got {y!r}")
+    c = called("cost", task.cost, x, u, 0, task.params)
+    values = c if isinstance(c, tuple) else (c,)
+    if task.terminal is not None:
+        values += (called("terminal", task.terminal, x, task.params),)
+    if not all(isinstance(v, int | float | np.number) for v in values):
+        raise InvalidInput(f"task {task.name!r}: cost and terminal must return numbers, got {values!r}")
+    if task.terminated is not None:
+        called("terminated", task.terminated, x, task.params)
+    return len(c) if isinstance(c, tuple) else 0
+
+
+def _source(task: AnalyticTask, dtype: np.dtype, fields: tuple[lanes.Field, ...], terms: int) -> str:
+    """Source of the kernels `costs` and `rollout` for one task.
+
+    The innermost loop runs over the lanes of a block and has the user's functions inlined, so that LLVM puts one
+    trajectory into each SIMD lane. The state lives on the stack, one array per state variable.
+    """
+    program = lanes.LaneProgram(dtype, fields)
+    step = program.add(task.step, ("float", "float", "params"))
+    cost = program.add(task.cost, ("float", "float", "index", "params"))
+    terminal = task.terminal and program.add(task.terminal, ("float", "params"))
+    terminated = task.terminated and program.add(task.terminated, ("float", "params"))
+    nx, nu, p = task.nx, task.nu, program.arguments
+    state = "(" + "".join(f"s{i}[l], " for i in range(nx)) + ")"
+    control = "(" + "".join(f"controls[block, t, {j}, l], " for j in range(nu)) + ")"
+    stored = "; ".join(f"s{i}[l] = y[{i}]" for i in range(nx))
+    stage = f"{cost}(x, u, np.int32(t0 + t){p})"
+    if terms:
+        stage = f"sum_of_terms({stage})"
+    drawn = ", ".join(Recipe._fields)
+    stop = f"\n                if {terminated}({state}{p}): alive[l] = lane_float(0)" if terminated else ""
+    last = f"total[l] + alive[l] * lane_float({terminal}({state}{p}))" if terminal else "total[l]"
+    finite = " + ".join(f"(s{i}[l] - s{i}[l])" for i in range(nx))
+    arrays = [*(f"s{i}" for i in range(nx)), "total", "alive"]
+    allocated = "; ".join(f"{a} = carray(stack({LANES}), ({LANES},))" for a in arrays)
+    started = "; ".join(f"s{i}[l] = lane_float(x0[{i}])" for i in range(nx))
+    return f'''{program.text()}
+from numba import carray, prange
+from mpcrl.core.intrinsics import stack_{dtype.name} as stack
+from mpcrl.kernels.propose import propose_block
+
+
+@inlined
+def sum_of_terms(c):
+    return {" + ".join(f"c[{i}]" for i in range(terms)) or "c"}
+
+
+@kernel(parallel=True)
+def costs(draw, controls, decisions, {drawn}, x0, t0, out{p}):
+    for block in prange(controls.shape[0]):
+        if draw:
+            propose_block(block, controls, decisions, {drawn})
+        {allocated}
+        for l in range({LANES}):
+            {started}; total[l] = lane_float(0); alive[l] = lane_float(1)
+        for t in range(controls.shape[1]):
+            for l in range({LANES}):
+                x = {state}
+                u = {control}
+                total[l] += {"alive[l] * " if terminated else ""}lane_float({stage})
+                y = {step}(x, u{p})
+                {stored}{stop}
+        for l in range({LANES}):
+            whole = {last}
+            out[block * {LANES} + l] = whole if np.isfinite(whole + ({finite})) else np.inf
+
+
+@kernel(parallel=True)
+def rollout(controls, x0, t0, states{p}):
+    for block in prange(controls.shape[0]):
+        for l in range({LANES}):
+            n = block * {LANES} + l
+            x = ({"".join(f"lane_float(x0[{i}]), " for i in range(nx))})
+            {"; ".join(f"states[n, 0, {i}] = x[{i}]" for i in range(nx))}
+            for t in range(controls.shape[1]):
+                y = {step}(x, {control}{p})
+                x = ({"".join(f"lane_float(y[{i}]), " for i in range(nx))})
+                {"; ".join(f"states[n, t + 1, {i}] = x[{i}]" for i in range(nx))}
+'''

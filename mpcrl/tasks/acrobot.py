@@ -1,0 +1,115 @@
+"""`acrobot-swingup`: two rods like a gymnast on a bar, with a motor in the hip only.
+
+State: angle_1 (rad, 0 hanging), angle_2 (rad, relative to the first rod), rate_1, rate_2 (rad/s), angles not wrapped.
+Control: torque between the rods (N m). Mechanics: `two_link`, as in Spong, "The swing up control problem for the acrobot",
+1995, and Gymnasium's Acrobot-v1, with the moments of inertia of uniform rods, no limits on the rates, and two Runge-Kutta
+steps per control period.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from mpcrl.core.vecmath import wrap_to_pi
+from mpcrl.tasks import two_link
+from mpcrl.tasks.canvas import BLUE, GREEN, INK, ORANGE, PALE, Canvas
+from mpcrl.tasks.task import AnalyticTask
+
+
+class AcrobotParams(NamedTuple):
+    """SI units."""
+
+    dt: float = 0.05
+    gravity: float = 9.8
+    damping: float = 0.0
+    mass_1: float = 1.0
+    mass_2: float = 1.0
+    length_1: float = 1.0
+    length_2: float = 1.0
+    height_weight: float = 1.0
+    bend_weight: float = 0.2
+    rate_weight: float = 0.01
+    torque_weight: float = 0.001
+
+
+class AcrobotCost(NamedTuple):
+    """Terms of the stage cost."""
+
+    height: float
+    bend: float
+    rate: float
+    torque: float
+
+
+def step(x: tuple[float, ...], u: tuple[float, ...], p: AcrobotParams) -> tuple[float, ...]:
+    """The state after one control period."""
+    return two_link.advance(two_link.advance(x, 0.0, u[0], 0.5 * p.dt, p), 0.0, u[0], 0.5 * p.dt, p)
+
+
+def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: AcrobotParams) -> AcrobotCost:
+    """Height that the tip lacks, bend of the hip, and speed."""
+    q1, q2, w1, w2 = x
+    tip = -p.length_1 * math.cos(q1) - p.length_2 * math.cos(q1 + q2)
+    return AcrobotCost(
+        p.height_weight * (p.length_1 + p.length_2 - tip),
+        p.bend_weight * (1.0 - math.cos(q2)),
+        p.rate_weight * (w1**2 + w2**2),
+        p.torque_weight * u[0] ** 2,
+    )
+
+
+def terminal(x: tuple[float, ...], p: AcrobotParams) -> float:
+    """The state's part of the stage cost, tenfold."""
+    state = cost(x, (0.0,), 0, p)
+    return 10.0 * (state[0] + state[1] + state[2])
+
+
+def solved(x: tuple[float, ...], p: AcrobotParams) -> bool:
+    """Both rods upright within 0.25 rad, turning at less than 1 rad/s."""
+    q1, q2, w1, w2 = x
+    upright = abs(wrap_to_pi(q1 - math.pi)) < 0.25 and abs(wrap_to_pi(q1 + q2 - math.pi)) < 0.25
+    return upright and abs(w1) < 1.0 and abs(w1 + w2) < 1.0
+
+
+def reset(rng: np.random.Generator) -> np.ndarray:
+    """Hanging almost still."""
+    return rng.uniform(-0.1, 0.1, 4)
+
+
+def draw(canvas: Canvas, x: tuple[float, ...], p: AcrobotParams) -> None:
+    """The rods, and the height of the goal."""
+    reach = p.length_1 + p.length_2
+    canvas.view(-1.25 * reach, 1.25 * reach, -1.1 * reach, 1.15 * reach)
+    canvas.circle((0.0, 0.0), 1.02 * reach, PALE)
+    canvas.circle((0.0, reach), 0.16, GREEN)
+    hip = (p.length_1 * math.sin(x[0]), -p.length_1 * math.cos(x[0]))
+    tip = (hip[0] + p.length_2 * math.sin(x[0] + x[1]), hip[1] - p.length_2 * math.cos(x[0] + x[1]))
+    canvas.line([(0.0, 0.0), hip], 0.13, BLUE)
+    canvas.line([hip, tip], 0.13, ORANGE)
+    canvas.circle((0.0, 0.0), 0.06, INK)
+    canvas.circle(hip, 0.06, INK)
+
+
+def acrobot_swingup() -> AnalyticTask:
+    """Swing two rods up by bending in between, and balance them."""
+    params = AcrobotParams()
+    return AnalyticTask(
+        name="acrobot-swingup",
+        dt=params.dt,
+        control_low=np.array([-6.0]),
+        control_high=np.array([6.0]),
+        params=params,
+        cost=cost,
+        terminal=terminal,
+        episode_steps=300,
+        preset={"planner": "icem", "budget": 128, "horizon": 40, "beta": 2.0},
+        state_names=("angle_1", "angle_2", "rate_1", "rate_2"),
+        control_names=("torque",),
+        step=step,
+        reset=reset,
+        solved=solved,
+        draw=draw,
+    )

@@ -1,0 +1,174 @@
+"""`cart-double-pendulum`: two rods, one on the other, on a cart.
+
+State: position (m), angle_1, angle_2 (rad, both from upright, clockwise, not wrapped), velocity (m/s), rate_1, rate_2 (rad/s).
+Control: force on the cart (N). Uniform rods without friction. With the accelerations (a, b1, b2), c_i = cos(angle_i),
+s_i = sin(angle_i), c = cos(angle_1 - angle_2), s = sin(angle_1 - angle_2) (Bogdanov, "Optimal control of a double inverted
+pendulum on a cart", 2004):
+
+    [d1     d2 c1  d3 c2] [a ]   [force + d2 s1 rate_1^2 + d3 s2 rate_2^2]
+    [d2 c1  d4     d5 c ] [b1] = [f1 s1 - d5 s rate_2^2                  ]
+    [d3 c2  d5 c   d6   ] [b2]   [f2 s2 + d5 s rate_1^2                  ]
+
+Two steps of the classical Runge-Kutta method per control period.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from mpcrl.core.vecmath import smooth_abs, wrap_to_pi
+from mpcrl.tasks.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, Canvas
+from mpcrl.tasks.task import AnalyticTask
+
+
+class CartDoublePendulumParams(NamedTuple):
+    """SI units; `rail` is how far the cart may go to either side before it costs."""
+
+    dt: float = 0.04
+    gravity: float = 9.8
+    cart_mass: float = 1.0
+    mass_1: float = 0.3
+    mass_2: float = 0.3
+    length_1: float = 0.6
+    length_2: float = 0.6
+    rail: float = 2.0
+    angle_weight: float = 1.0
+    position_weight: float = 0.2
+    velocity_weight: float = 0.02
+    rate_weight: float = 0.01
+    force_weight: float = 0.0002
+    rail_weight: float = 20.0
+
+
+class CartDoublePendulumCost(NamedTuple):
+    """Terms of the stage cost."""
+
+    angle: float
+    position: float
+    speed: float
+    force: float
+    rail: float
+
+
+def acceleration(
+    angle_1: float, angle_2: float, rate_1: float, rate_2: float, force: float, p: CartDoublePendulumParams
+) -> tuple[float, float, float]:
+    """Accelerations of cart (m/s^2) and rods (rad/s^2): the linear system above, solved by elimination."""
+    s1, c1, s2, c2 = math.sin(angle_1), math.cos(angle_1), math.sin(angle_2), math.cos(angle_2)
+    s, c = math.sin(angle_1 - angle_2), math.cos(angle_1 - angle_2)
+    d1 = p.cart_mass + p.mass_1 + p.mass_2
+    d2, d3 = (0.5 * p.mass_1 + p.mass_2) * p.length_1, 0.5 * p.mass_2 * p.length_2
+    d4, d6 = (p.mass_1 / 3.0 + p.mass_2) * p.length_1**2, p.mass_2 * p.length_2**2 / 3.0
+    d5 = 0.5 * p.mass_2 * p.length_1 * p.length_2
+    r1 = force + d2 * s1 * rate_1**2 + d3 * s2 * rate_2**2
+    r2 = p.gravity * d2 * s1 - d5 * s * rate_2**2
+    r3 = p.gravity * d3 * s2 + d5 * s * rate_1**2
+    # the last two rows without the first unknown
+    m22, m23, m33 = d4 - (d2 * c1) ** 2 / d1, d5 * c - d2 * c1 * d3 * c2 / d1, d6 - (d3 * c2) ** 2 / d1
+    r2, r3 = r2 - d2 * c1 * r1 / d1, r3 - d3 * c2 * r1 / d1
+    determinant = m22 * m33 - m23**2
+    b1, b2 = (m33 * r2 - m23 * r3) / determinant, (m22 * r3 - m23 * r2) / determinant
+    return (r1 - d2 * c1 * b1 - d3 * c2 * b2) / d1, b1, b2
+
+
+def _advance(x: tuple[float, ...], force: float, h: float, p: CartDoublePendulumParams) -> tuple[float, ...]:
+    position, q1, q2, velocity, w1, w2 = x
+    g = 0.5 * h
+    a1, b1, c1 = acceleration(q1, q2, w1, w2, force, p)
+    a2, b2, c2 = acceleration(q1 + g * w1, q2 + g * w2, w1 + g * b1, w2 + g * c1, force, p)
+    a3, b3, c3 = acceleration(q1 + g * w1 + g**2 * b1, q2 + g * w2 + g**2 * c1, w1 + g * b2, w2 + g * c2, force, p)
+    a4, b4, c4 = acceleration(q1 + h * w1 + h * g * b2, q2 + h * w2 + h * g * c2, w1 + h * b3, w2 + h * c3, force, p)
+    return (
+        position + h * velocity + h**2 / 6.0 * (a1 + a2 + a3),
+        q1 + h * w1 + h**2 / 6.0 * (b1 + b2 + b3),
+        q2 + h * w2 + h**2 / 6.0 * (c1 + c2 + c3),
+        velocity + h / 6.0 * (a1 + 2.0 * a2 + 2.0 * a3 + a4),
+        w1 + h / 6.0 * (b1 + 2.0 * b2 + 2.0 * b3 + b4),
+        w2 + h / 6.0 * (c1 + 2.0 * c2 + 2.0 * c3 + c4),
+    )
+
+
+def step(x: tuple[float, ...], u: tuple[float, ...], p: CartDoublePendulumParams) -> tuple[float, ...]:
+    """The state after one control period."""
+    return _advance(_advance(x, u[0], 0.5 * p.dt, p), u[0], 0.5 * p.dt, p)
+
+
+def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: CartDoublePendulumParams) -> CartDoublePendulumCost:
+    """Distance from standing upright in the middle of the rail."""
+    position, q1, q2, velocity, w1, w2 = x
+    return CartDoublePendulumCost(
+        p.angle_weight * (2.0 - math.cos(q1) - math.cos(q2)),
+        p.position_weight * smooth_abs(position, 0.3),
+        p.velocity_weight * velocity**2 + p.rate_weight * (w1**2 + w2**2),
+        p.force_weight * u[0] ** 2,
+        p.rail_weight * max(abs(position) - p.rail, 0.0) ** 2,
+    )
+
+
+def terminal(x: tuple[float, ...], p: CartDoublePendulumParams) -> float:
+    """The angles' part of the stage cost, tenfold."""
+    return 10.0 * p.angle_weight * (2.0 - math.cos(x[1]) - math.cos(x[2]))
+
+
+def solved(x: tuple[float, ...], p: CartDoublePendulumParams) -> bool:
+    """Both rods upright within 0.25 rad, turning at less than 1 rad/s, within half a metre of the middle."""
+    position, q1, q2, _, w1, w2 = x
+    upright = abs(wrap_to_pi(q1)) < 0.25 and abs(wrap_to_pi(q2)) < 0.25
+    return upright and abs(w1) < 1.0 and abs(w2) < 1.0 and abs(position) < 0.5
+
+
+def energy(x: tuple[float, ...], p: CartDoublePendulumParams) -> float:
+    """Kinetic and potential energy, J; zero at rest with both rods level."""
+    _, q1, q2, velocity, w1, w2 = x
+    d2, d3 = (0.5 * p.mass_1 + p.mass_2) * p.length_1, 0.5 * p.mass_2 * p.length_2
+    kinetic = 0.5 * (p.cart_mass + p.mass_1 + p.mass_2) * velocity**2
+    kinetic += velocity * (d2 * math.cos(q1) * w1 + d3 * math.cos(q2) * w2)
+    kinetic += 0.5 * (p.mass_1 / 3.0 + p.mass_2) * p.length_1**2 * w1**2 + p.mass_2 * p.length_2**2 / 6.0 * w2**2
+    kinetic += 0.5 * p.mass_2 * p.length_1 * p.length_2 * math.cos(q1 - q2) * w1 * w2
+    return kinetic + p.gravity * (d2 * math.cos(q1) + d3 * math.cos(q2))
+
+
+def reset(rng: np.random.Generator) -> np.ndarray:
+    """Both rods hanging almost still, the cart near the middle."""
+    return np.array([0.0, math.pi, math.pi, 0.0, 0.0, 0.0]) + rng.uniform(-0.1, 0.1, 6)
+
+
+def draw(canvas: Canvas, x: tuple[float, ...], p: CartDoublePendulumParams) -> None:
+    """Cart, rods, rail and its ends."""
+    canvas.view(-2.6, 2.6, -1.55, 1.7)
+    canvas.line([(-2.6, 0.0), (2.6, 0.0)], 0.02, GREY)
+    for end in (-p.rail, p.rail):
+        canvas.line([(end, -0.15), (end, 0.15)], 0.03, RED)
+    canvas.circle((0.0, p.length_1 + p.length_2), 0.11, GREEN)
+    canvas.box((x[0], 0.0), 0.6, 0.3, 0.0, BLUE)
+    middle = (x[0] + p.length_1 * math.sin(x[1]), p.length_1 * math.cos(x[1]))
+    tip = (middle[0] + p.length_2 * math.sin(x[2]), middle[1] + p.length_2 * math.cos(x[2]))
+    canvas.line([(x[0], 0.0), middle], 0.09, ORANGE)
+    canvas.line([middle, tip], 0.09, ORANGE)
+    canvas.circle((x[0], 0.0), 0.04, INK)
+    canvas.circle(middle, 0.04, INK)
+
+
+def cart_double_pendulum() -> AnalyticTask:
+    """Swing two rods up by moving their cart, and balance them."""
+    params = CartDoublePendulumParams()
+    return AnalyticTask(
+        name="cart-double-pendulum",
+        dt=params.dt,
+        control_low=np.array([-20.0]),
+        control_high=np.array([20.0]),
+        params=params,
+        cost=cost,
+        terminal=terminal,
+        episode_steps=250,
+        preset={"planner": "icem", "budget": 128, "horizon": 30, "beta": 2.0},
+        state_names=("position", "angle_1", "angle_2", "velocity", "rate_1", "rate_2"),
+        control_names=("force",),
+        step=step,
+        reset=reset,
+        solved=solved,
+        draw=draw,
+    )

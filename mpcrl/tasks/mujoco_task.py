@@ -1,0 +1,142 @@
+"""Tasks whose dynamics are a MuJoCo model, taken from a Gymnasium environment.
+
+An entry is the environment's name, the recorded fields and the reward rewritten as a cost: time step, bounds, frame skip
+and episode length are read off the environment. See `gym_mujoco.py` and `dm_control.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpcrl.core.errors import InvalidInput, missing
+from mpcrl.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MujocoTask(Task):
+    """A problem whose dynamics MuJoCo simulates; made by `mujoco_task`.
+
+    The functions are plain scalar Python that Numba compiles in float64.
+
+        cost(before, u, after, t, p) -> float      terminal(after, p) -> float      terminated(after, p) -> bool
+
+    `before` and `after` are NamedTuples of the recorded fields, as arrays shaped as in MjData, at the beginning and the
+    end of control step `t`; `u` is the control [nu], `p` the parameters. After `terminated` nothing more is paid.
+
+    Attributes
+    ----------
+    env_id : str
+        The environment's name at Gymnasium.
+    frame_skip : int
+        Physics steps per control step.
+    fields : tuple of str
+        What is recorded of MjData, arrays of float64: qpos, qvel, xpos, sensordata, ...
+    current : bool
+        Whether derived fields (all but the state) in `after` belong to the state in `after`, as in dm_control. If not,
+        they are one physics step older, as mj_step leaves them, and as Gymnasium's rewards see them.
+    """
+
+    env_id: str
+    frame_skip: int
+    fields: tuple[str, ...]
+    current: bool
+
+    def make_env(self, render_mode: str | None = None) -> Any:
+        """A new environment of this task, a gymnasium.Env."""
+        return _make_env(self.env_id, render_mode)
+
+    def mj_model(self, env: Any) -> Any:
+        """The MjModel that `env` simulates, live; environments may edit it in `reset`."""
+        return _simulation(env)[0]
+
+    def state(self, env: Any) -> np.ndarray:
+        """All that the next step of `env` depends on: mjSTATE_INTEGRATION [nstate], float64."""
+        import mujoco
+
+        model, data = _simulation(env)
+        state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return state
+
+
+def mujoco_task(
+    env_id: str,
+    *,
+    fields: tuple[str, ...],
+    cost: Callable[..., float],
+    params: Any,
+    terminated: Callable[..., bool] | None = None,
+    terminal: Callable[..., float] | None = None,
+    current: bool = False,
+    episode_steps: int | None = None,
+    preset: Mapping[str, Any],
+) -> MujocoTask:
+    """A task of an environment at Gymnasium; what is not given is read off the environment.
+
+    Parameters
+    ----------
+    env_id : str
+        Such as `HalfCheetah-v5`, or `dm_control/cheetah-run-v0`.
+    fields, cost, params, terminated, terminal, current, preset
+        As in `MujocoTask`.
+    episode_steps : int, optional
+        Where the environment's registration does not tell.
+    """
+    env = _make_env(env_id)
+    try:
+        model, _ = _simulation(env)
+        steps = episode_steps or env.spec.max_episode_steps
+        if steps is None:
+            raise InvalidInput(f"environment {env_id!r} is registered without a time limit; give episode_steps")
+        return MujocoTask(
+            name=env_id,
+            env_id=env_id,
+            dt=float(env.unwrapped.dt),
+            frame_skip=round(env.unwrapped.dt / model.opt.timestep),
+            control_low=env.action_space.low,
+            control_high=env.action_space.high,
+            episode_steps=steps,
+            fields=fields,
+            cost=cost,
+            terminated=terminated,
+            terminal=terminal,
+            current=current,
+            params=params,
+            preset=preset,
+        )
+    finally:
+        env.close()
+
+
+def _make_env(env_id: str, render_mode: str | None = None) -> Any:
+    gymnasium = _import("gymnasium")
+    _import("mujoco")
+    if env_id.startswith("dm_control/"):
+        _import("dm_control")
+        gymnasium.register_envs(_import("shimmy"))
+    return gymnasium.make(env_id, render_mode=render_mode)
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise missing(name, "mujoco") from error
+
+
+def _simulation(env: Any) -> tuple[Any, Any]:
+    """The live MjModel and MjData of an environment."""
+    import mujoco
+
+    inner = env.unwrapped
+    if isinstance(getattr(inner, "model", None), mujoco.MjModel):
+        return inner.model, inner.data
+    physics = getattr(inner, "physics", None)  # dm_control, through shimmy
+    if physics is not None:
+        return physics.model.ptr, physics.data.ptr
+    raise InvalidInput(f"{env} does not simulate with MuJoCo: it has neither an MjModel nor dm_control's physics")

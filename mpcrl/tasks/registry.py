@@ -1,0 +1,67 @@
+"""The tasks that mpcrl brings along, by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from mpcrl.core.errors import unknown_name
+from mpcrl.tasks.acrobot import acrobot_swingup
+from mpcrl.tasks.cart_double_pendulum import cart_double_pendulum
+from mpcrl.tasks.cartpole import cartpole_swingup
+from mpcrl.tasks.diffdrive import diffdrive_costmap
+from mpcrl.tasks.lqr import lqr
+from mpcrl.tasks.mountain_car import mountain_car
+from mpcrl.tasks.pendulum import pendulum_swingup
+from mpcrl.tasks.quadrotor import quadrotor_obstacles
+from mpcrl.tasks.racecar import racecar
+from mpcrl.tasks.reacher import reacher_2link
+from mpcrl.tasks.task import AnalyticTask, Task
+
+ANALYTIC_TASKS: dict[str, Callable[[], AnalyticTask]] = {
+    "lqr": lqr,
+    "pendulum-swingup": pendulum_swingup,
+    "cartpole-swingup": cartpole_swingup,
+    "acrobot-swingup": acrobot_swingup,
+    "cart-double-pendulum": cart_double_pendulum,
+    "mountain-car": mountain_car,
+    "reacher-2link": reacher_2link,
+    "quadrotor-obstacles": quadrotor_obstacles,
+    "diffdrive-costmap": diffdrive_costmap,
+    "racecar": racecar,
+}
+
+
+def _lazy(module: str, builder: str) -> Callable[[], Task]:
+    """A builder whose module, and the packages that it needs, are loaded with the first call."""
+
+    def build() -> Task:
+        task: Task = getattr(importlib.import_module(module), builder)()
+        return task
+
+    return build
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    **ANALYTIC_TASKS,
+    "HalfCheetah-v5": _lazy("mpcrl.tasks.gym_mujoco", "half_cheetah"),
+    "InvertedPendulum-v5": _lazy("mpcrl.tasks.gym_mujoco", "inverted_pendulum"),
+    "Reacher-v5": _lazy("mpcrl.tasks.gym_mujoco", "reacher"),
+    "dm_control/cartpole-swingup-v0": _lazy("mpcrl.tasks.dm_control", "cartpole_swingup"),
+    "dm_control/cheetah-run-v0": _lazy("mpcrl.tasks.dm_control", "cheetah_run"),
+}
+
+
+def make_task(name: str) -> Task:
+    """Build the task of this name.
+
+    Raises
+    ------
+    UnknownName
+        There is none; the message offers the nearest names.
+    MissingDependency
+        The task needs a package that is not installed.
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    return TASKS[name]()
