@@ -55,7 +55,7 @@ class Quadrotor(NamedTuple):
     """A quadrotor that flies to a goal between two upright cylinders.
 
     States: position (m), velocity (m/s), attitude quaternion (w, x, y, z), body rates (rad/s).
-    Controls: thrust per mass along the body's z (m/s2) and angular accelerations (rad/s2).
+    Controls: thrust per mass along the body's z beyond hovering (m/s2) and angular accelerations (rad/s2).
     """
 
     obstacles: np.ndarray  # [2, 3]: x, y, radius (m)
@@ -68,7 +68,7 @@ class Quadrotor(NamedTuple):
 
 def quadrotor_step(x, u, p):
     px, py, pz, vx, vy, vz, qw, qx, qy, qz, wx, wy, wz = x
-    thrust, ax, ay, az = u
+    thrust, ax, ay, az = u[0] + p.gravity, u[1], u[2], u[3]
     # The body's z axis in the world.
     bx = 2.0 * (qx * qz + qw * qy)
     by = 2.0 * (qy * qz - qw * qx)
@@ -113,7 +113,7 @@ def quadrotor_terminal(x, p):
 
 
 def quadrotor_cost(x, u, t, p):
-    return quadrotor_terminal(x, p) + 0.002 * (u[0] - p.gravity) ** 2 + 0.0005 * (u[1] ** 2 + u[2] ** 2 + u[3] ** 2)
+    return quadrotor_terminal(x, p) + 0.002 * u[0] ** 2 + 0.0005 * (u[1] ** 2 + u[2] ** 2 + u[3] ** 2)
 
 
 def quadrotor_solved(x, p):
@@ -172,8 +172,8 @@ def costmap(cells: int = 200, resolution: float = 0.05) -> np.ndarray:
 class System:
     """One problem with what a planner needs beside its formulas.
 
-    `sigma` [nu] is the standard deviation of the control noise, `temperature` MPPI's lambda, `hover` the control that
-    a plan starts from and is extended by, `steps` the length of the episode that shows that the problem is solved.
+    `sigma` [nu] is the standard deviation of the control noise, `temperature` MPPI's lambda, `steps` the length of the
+    episode that shows that the problem is solved. Plans start from zero controls and are extended by them.
     """
 
     name: str
@@ -188,7 +188,6 @@ class System:
     low: tuple[float, ...]
     high: tuple[float, ...]
     sigma: tuple[float, ...]
-    hover: tuple[float, ...]
     temperature: float
     steps: int
 
@@ -231,7 +230,7 @@ def pendulum() -> System:
     return System(
         name="pendulum", state_names=("angle", "speed"), control_names=("torque",),
         step=pendulum_step, cost=pendulum_cost, terminal=pendulum_terminal, solved=pendulum_solved,
-        params=Pendulum(), start=(math.pi, 0.0), low=(-2.0,), high=(2.0,), sigma=(1.0,), hover=(0.0,),
+        params=Pendulum(), start=(math.pi, 0.0), low=(-2.0,), high=(2.0,), sigma=(1.0,),
         temperature=1.0, steps=200,
     )  # fmt: skip
 
@@ -247,8 +246,8 @@ def quadrotor() -> System:
             goal=np.array([2.5, 0.0, 1.2], np.float32),
         ),
         start=(0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-        low=(0.0, -20.0, -20.0, -10.0), high=(20.0, 20.0, 20.0, 10.0), sigma=(2.0, 4.0, 4.0, 1.0),
-        hover=(9.81, 0.0, 0.0, 0.0), temperature=1.0, steps=200,
+        low=(-9.81, -20.0, -20.0, -10.0), high=(10.0, 20.0, 20.0, 10.0), sigma=(2.0, 4.0, 4.0, 1.0),
+        temperature=1.0, steps=200,
     )  # fmt: skip
 
 
@@ -257,6 +256,6 @@ def diffdrive() -> System:
         name="diffdrive", state_names=("x", "y", "heading"), control_names=("speed", "turn"),
         step=diffdrive_step, cost=diffdrive_cost, terminal=diffdrive_terminal, solved=diffdrive_solved,
         params=DiffDrive(costmap=costmap(), goal=np.array([5.4, 4.0], np.float32)),
-        start=(1.2, 1.5, 0.0), low=(-0.35, -1.9), high=(0.5, 1.9), sigma=(0.2, 0.4), hover=(0.0, 0.0),
-        temperature=0.3, steps=400,
+        start=(1.2, 1.5, 0.0), low=(-0.35, -1.9), high=(0.5, 1.9),
+        sigma=(0.2, 0.4), temperature=0.3, steps=400,
     )  # fmt: skip

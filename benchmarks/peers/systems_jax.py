@@ -36,7 +36,7 @@ def quadrotor(p: Any) -> tuple[Step, Step]:
 
     def step(x: jax.Array, u: jax.Array) -> jax.Array:
         px, py, pz, vx, vy, vz, qw, qx, qy, qz, wx, wy, wz = x
-        thrust, ax, ay, az = u
+        thrust, ax, ay, az = u[0] + p.gravity, u[1], u[2], u[3]
         bx, by, bz = 2.0 * (qx * qz + qw * qy), 2.0 * (qy * qz - qw * qx), 1.0 - 2.0 * (qx * qx + qy * qy)
         h = 0.5 * p.dt
         rw = qw - h * (qx * wx + qy * wy + qz * wz)
@@ -70,7 +70,7 @@ def quadrotor(p: Any) -> tuple[Step, Step]:
             + 2.0 * jnp.sum(x[7:10] ** 2)
             + 0.05 * jnp.sum(x[10:13] ** 2)
             + jnp.sum(jnp.where(depth > 0, 20.0 + 100.0 * depth, 0.0))
-            + 0.002 * (u[0] - p.gravity) ** 2
+            + 0.002 * u[0] ** 2
             + 0.0005 * jnp.sum(u[1:4] ** 2)
         )
 

@@ -41,7 +41,6 @@ def quadrotor(p: Any) -> tuple[Step, Step]:
     control_weights = torch.tensor([0.002] + [0.0005] * 3)
     target = torch.zeros(13)
     target[:3] = goal
-    trim = torch.tensor([p.gravity, 0.0, 0.0, 0.0])
     gravity = torch.tensor([0.0, 0.0, -p.gravity * p.dt])
     gyration = torch.tensor([p.gyration, -p.gyration]) * p.dt
 
@@ -65,7 +64,7 @@ def quadrotor(p: Any) -> tuple[Step, Step]:
         return torch.cat(
             (
                 position + p.dt * velocity,
-                velocity * (1.0 - p.dt * p.drag) + (2.0 * p.dt) * u[:, 0:1] * axis + gravity,
+                velocity * (1.0 - p.dt * p.drag) + (2.0 * p.dt) * (u[:, 0:1] + p.gravity) * axis + gravity,
                 turned,
                 rate,
             ),
@@ -74,8 +73,7 @@ def quadrotor(p: Any) -> tuple[Step, Step]:
 
     def cost(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         away = x - target
-        push = u - trim
-        total = (away * away) @ weights + (push * push) @ control_weights
+        total = (away * away) @ weights + (u * u) @ control_weights
         depth = obstacles[:, 2] - torch.linalg.vector_norm(x[:, None, 0:2] - obstacles[:, 0:2], dim=2)
         return total + torch.where(depth > 0, 20.0 + 100.0 * depth, 0.0).sum(dim=1)
 

@@ -112,16 +112,23 @@ def _real(typing: Any, bits: Any) -> Any:
 
 
 def _polynomial(*coefficients: float) -> Any:
-    """c[0] + c[1] x + c[2] x^2 + ... by Horner's rule, with constants of the argument's own type."""
+    """c[0] + c[1] x + c[2] x^2 + ... with constants of the argument's own type."""
 
     @intrinsic
     def polynomial(typing: Any, x: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            constants = [ir.Constant(args[0].type, c) for c in coefficients]
-            value = constants.pop()
-            while constants:
-                value = builder.fadd(builder.fmul(value, args[0]), constants.pop())
-            return value
+            def horner(coefficients: Any, x: Any) -> Any:
+                constants = [ir.Constant(x.type, c) for c in coefficients]
+                value = constants.pop()
+                while constants:
+                    value = builder.fadd(builder.fmul(value, x), constants.pop())
+                return value
+
+            x = args[0]
+            if len(coefficients) < 7:
+                return horner(coefficients, x)
+            square = builder.fmul(x, x)  # even and odd powers apart: half the latency of a long chain, at one operation more
+            return builder.fadd(builder.fmul(horner(coefficients[1::2], square), x), horner(coefficients[0::2], square))
 
         return x(x), generate
 
@@ -142,7 +149,7 @@ class _Format(NamedTuple):
     exp_high: float  # here exp is infinite
     tanh_high: float  # here tanh rounds to 1
     # Minimax polynomials (Remez exchange on the relative error of the whole function, 50 digits), coefficients lowest first, then rounded
-    sin: tuple[float, ...]  # sin r = r + r s sin(s), s = r^2, |r| <= pi/2
+    sin: tuple[float, ...]  # sin r = r + r s sin(s), s = r^2, |r| <= 1.6 (sloppy k of float32) or pi/2
     cot: tuple[float, ...]  # r cot r = 1 + s cot(s), s = r^2, |r| <= pi/4
     expm1: tuple[float, ...]  # e^f = 1 + f expm1(f), |f| <= log(2) / 2
     log: tuple[float, ...]  # log((1 + q) / (1 - q)) = 2 q + q z log(z), z = q^2, |q| <= 3 - 2 sqrt 2
@@ -162,11 +169,11 @@ _FORMATS = {
         exp_low=-87.5,
         exp_high=89.0,
         tanh_high=10.0,
-        sin=(-0.16666659712791443, 0.00833306647837162, -0.0001980959059437737, 2.605750751172309e-06),
+        sin=(-0.16666658222675323, 0.008333034813404083, -0.00019807158969342709, 2.6001707738032565e-06),
         cot=(-0.3333330452442169, -0.022226426750421524, -0.0020966280717402697, -0.000247869233135134),
         expm1=(1.0, 0.4999999701976776, 0.16666506230831146, 0.041667137295007706, 0.008369076065719128, 0.0013888874091207981),
         log=(0.6666677594184875, 0.3997756838798523, 0.2987107038497925),
-        asin=(0.1666557788848877, 0.07540589570999146, 0.040030304342508316, 0.04996420070528984),
+        asin=(0.16666752099990845, 0.07495288550853729, 0.04547160491347313, 0.024172956123948097, 0.04217822477221489),
         atan=(
             -0.3333239257335663, 0.1997421383857727, -0.1404132843017578, 0.09968473762273788,
             -0.06020314246416092, 0.024734074249863625, -0.004822537302970886,
@@ -248,10 +255,9 @@ def _build(name: str) -> Mapping[str, Any]:
 
     @lane
     def half_wave(r):  # type: ignore[no-untyped-def]
-        """sin r for |r| <= pi/2; a reduction that has lost its way (huge arguments) is held there."""
-        r = min(max(r, -half_pi), half_pi)
+        """sin r for |r| <= 1.6; the bounds hold back rounding and the reduction of huge arguments, which loses its way."""
         s = r * r
-        return r + r * s * sin_tail(s)
+        return min(max(r + r * s * sin_tail(s), -one), one)
 
     @lane
     def sin(x):  # type: ignore[no-untyped-def]
@@ -321,10 +327,6 @@ def _build(name: str) -> Mapping[str, Any]:
         special = -infinity if x == zero else nan
         value = value if x > zero else special
         return value if x < infinity else x
-
-    @lane
-    def arc(a, z):  # type: ignore[no-untyped-def]
-        return a + a * z * asin_tail(z)
 
     @lane
     def asin(x):  # type: ignore[no-untyped-def]

@@ -63,7 +63,7 @@ class Analytic:
         scenarios: Sequence[Any] | Callable[[Any], Sequence[Any]] | None = None,
         risk: Risk | None = None,
     ) -> None:
-        self.task, self.dt, self.dtype = task, task.dt, np.dtype(dtype)
+        self.task, self.nx, self.dt, self.dtype = task, task.nx, task.dt, np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise InvalidInput(f"dtype must be float32 or float64, got {self.dtype}")
         self._fields = lanes.fields_of(task.params)
@@ -101,6 +101,17 @@ class Analytic:
             candidates.controls, state, t, states, *lanes.coerce(self._sets_of(params)[0], self._fields, self.dtype)
         )
         return states[: candidates.count]
+
+    def terms(self, state: np.ndarray, control: np.ndarray, t: int, params: Any) -> dict[str, float]:
+        """Terms of the stage cost; see `Model.terms`."""
+        value = self.task.cost(tuple(map(float, state)), tuple(map(float, control)), t, params)
+        if hasattr(value, "_asdict"):
+            return {name: float(term) for name, term in value._asdict().items()}
+        return {"cost": float(value)}
+
+    def example_state(self) -> np.ndarray:
+        """A state of the task's reset."""
+        return finite_vector("reset's state", self.task.reset(np.random.default_rng(0)), self.nx)
 
     def _sets_of(self, params: Any) -> Sequence[Any]:
         if self._scenarios is None:

@@ -15,12 +15,15 @@ class Model(Protocol):
 
     Attributes
     ----------
+    nx : int
+        Length of a state.
     dt : float
         Seconds per control step.
     dtype : numpy dtype
         Float type in which the model takes candidates.
     """
 
+    nx: int
     dt: float
     dtype: np.dtype
 
@@ -47,4 +50,12 @@ class Model(Protocol):
 
     def rollout(self, state: np.ndarray, controls: np.ndarray, t: int, params: Any) -> np.ndarray:
         """Predicted states [N, H+1, nx] of controls [N, H, nu]; the first is `state`."""
+        ...
+
+    def terms(self, state: np.ndarray, control: np.ndarray, t: int, params: Any) -> dict[str, float]:
+        """Terms of the stage cost at a state [nx] and control [nu] by name; "cost" where it is one number."""
+        ...
+
+    def example_state(self) -> np.ndarray:
+        """A state [nx] at which an episode may start."""
         ...

@@ -1,9 +1,9 @@
 """How the costs of one candidate under several scenarios become one number.
 
-A risk folds costs [P, N] of P equally likely scenarios into [N], per trajectory: a scenario's costs are summed over the
-horizon first. A failed scenario costs +inf. It makes `Mean`, `Worst`, `CVaR` and a risk-averse `Entropic` infinite;
-`Best` and a risk-seeking `Entropic` look past it while another scenario is finite, `VaR` while no more than its fraction
-of the scenarios failed.
+A risk folds costs [P, N] of P equally likely scenarios into [N], per trajectory: the costs of a scenario are summed over
+the horizon first. A failed scenario costs +inf. It makes `Mean`, `Worst`, `CVaR` and a risk-averse `Entropic` infinite;
+`Best` and a risk-seeking `Entropic` look past it while another scenario is finite, `VaR` while no more than its
+fraction of the scenarios failed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Entropic:
 
 @dataclass(frozen=True)
 class VaR:
-    """Value at risk: the cost that is exceeded with a probability of at most alpha. VaR(0) is the worst, VaR(1) the best.
+    """Value at risk: the cost exceeded with a probability of at most alpha. VaR(0) is the worst, VaR(1) the best.
 
     Parameters
     ----------

@@ -20,6 +20,7 @@ from mpcrl.kernels import propose as propose_kernels
 from mpcrl.kernels import refit as refit_kernels
 from mpcrl.planners.noise import Noise
 from mpcrl.planners.parametrisation import Derivative, Parametrisation, PerStep
+from mpcrl.planners.planner import IterationInfo, Problem
 from mpcrl.planners.refit import TEMPERATURE_KINDS, Best, Elites, Refit, Softmax
 from mpcrl.planners.schedule import Schedule
 from mpcrl.planners.space import ControlSpace
@@ -107,29 +108,6 @@ class PlanState:
     best_cost: float = np.inf
     iteration: int = 0
     first: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpdateInfo:
-    """Diagnostics of one iteration, never fed back.
-
-    Attributes
-    ----------
-    samples, failed : int
-        Candidates simulated, and those whose cost was not finite.
-    effective_sample_size : float
-        Of the softmax weights; the number of elites for CEM, 1 for the best.
-    best_cost : float
-        Cheapest candidate of the iteration.
-    temperature : float
-        In units of cost; NaN where the refit has none.
-    """
-
-    samples: int
-    failed: int
-    effective_sample_size: float
-    best_cost: float
-    temperature: float = np.nan
 
 
 class Sampler:
@@ -258,7 +236,14 @@ class Sampler:
         )
         return Candidates(count, controls, decisions, recipe, propose_kernels.propose)
 
-    def update(self, state: PlanState, candidates: Candidates, costs: np.ndarray) -> tuple[PlanState, UpdateInfo]:
+    def iterate(self, state: PlanState, problem: Problem, samples: int | None = None) -> tuple[PlanState, IterationInfo]:
+        """Propose, have the model cost the candidates, update."""
+        candidates = self.propose(state, problem.seed, problem.plan, samples)
+        costs = problem.model.costs(problem.state, candidates, problem.t, problem.params, problem.threads)
+        with problem.threads.kernels():
+            return self.update(state, candidates, costs)
+
+    def update(self, state: PlanState, candidates: Candidates, costs: np.ndarray) -> tuple[PlanState, IterationInfo]:
         """Refit to the costs [N] of candidates; a sample whose cost is not finite has no weight at all."""
         costs = np.where(np.isfinite(costs), costs, np.inf)
         failed = int(np.isinf(costs).sum())
@@ -272,7 +257,7 @@ class Sampler:
         if costs[winner] < best_cost:
             best, best_cost = self._gather(decisions, np.array([winner]))[0], float(costs[winner])
         state = dataclasses.replace(state, best=best, best_cost=best_cost, iteration=state.iteration + 1)
-        info = UpdateInfo(samples=costs.size, failed=failed, effective_sample_size=0.0, best_cost=float(costs[winner]))
+        info = IterationInfo(samples=costs.size, failed=failed, effective_sample_size=0.0, best_cost=float(costs[winner]))
         if not np.isfinite(info.best_cost):
             return state, info
         refit = self.planner.refit
@@ -373,8 +358,8 @@ class Sampler:
         return decisions[indices // LANES, :, :, indices % LANES].astype(np.float64)
 
     def _refit_elites(
-        self, refit: Elites, state: PlanState, info: UpdateInfo, decisions: np.ndarray, costs: np.ndarray
-    ) -> tuple[PlanState, UpdateInfo]:
+        self, refit: Elites, state: PlanState, info: IterationInfo, decisions: np.ndarray, costs: np.ndarray
+    ) -> tuple[PlanState, IterationInfo]:
         known = np.isfinite(state.elite_costs)
         all_costs = np.concatenate([costs, state.elite_costs[known]])
         usable = int(np.isfinite(all_costs).sum())
@@ -394,8 +379,8 @@ class Sampler:
         return state, dataclasses.replace(info, effective_sample_size=float(count))
 
     def _refit_softmax(
-        self, refit: Softmax, state: PlanState, info: UpdateInfo, decisions: np.ndarray, costs: np.ndarray
-    ) -> tuple[PlanState, UpdateInfo]:
+        self, refit: Softmax, state: PlanState, info: IterationInfo, decisions: np.ndarray, costs: np.ndarray
+    ) -> tuple[PlanState, IterationInfo]:
         _, _, weights = self._storage(costs.size)
         action_weight = 1 / np.maximum(state.std, 1e-12) ** 2 if refit.action_cost else np.zeros_like(state.mean)
         mean = state.mean.copy()

@@ -29,6 +29,8 @@ class AcrobotParams(NamedTuple):
     mass_2: float = 1.0
     length_1: float = 1.0
     length_2: float = 1.0
+    inertia_1: float = 1.0
+    inertia_2: float = 1.0
     height_weight: float = 1.0
     bend_weight: float = 0.2
     rate_weight: float = 0.01

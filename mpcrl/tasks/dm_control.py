@@ -19,7 +19,7 @@ def gaussian(x: float, margin: float) -> float:
 
 
 class CartpoleParams(NamedTuple):
-    """Where soft indicators of the swing-up's reward fall to 0.1: cart position in m, pole's angular velocity in rad/s."""
+    """Where the reward's soft indicators fall to 0.1: cart position in m, the pole's angular velocity in rad/s."""
 
     position_margin: float = 2.0
     velocity_margin: float = 5.0
@@ -35,7 +35,7 @@ def cartpole_swingup_cost(before: Any, u: Any, after: Any, t: int, p: CartpolePa
 
 
 def cartpole_swingup() -> MujocoTask:
-    """dm_control/cartpole-swingup-v0: swing a hanging pole up and hold it. The control is a force in [-1, 1] of 10 N."""
+    """dm_control/cartpole-swingup-v0: swing a hanging pole up and hold it. The control is a force in units of 10 N."""
     return mujoco_task(
         "dm_control/cartpole-swingup-v0",
         fields=("qpos", "qvel"),
@@ -69,7 +69,3 @@ def cheetah_run() -> MujocoTask:
         episode_steps=_EPISODE_STEPS,
         preset={"planner": "icem", "budget": 480, "horizon": 56},
     )
-
-
-TASKS = {"dm_control/cartpole-swingup-v0": cartpole_swingup, "dm_control/cheetah-run-v0": cheetah_run}
-"""Functions that make the tasks, by the tasks' names."""

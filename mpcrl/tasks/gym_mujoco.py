@@ -49,7 +49,7 @@ def inverted_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: InvertedP
 
 def inverted_pendulum_terminated(after: Any, p: InvertedPendulumParams) -> bool:
     """Whether the pole has fallen."""
-    finite = all_finite(after.qpos) and all_finite(after.qvel)
+    finite = math.isfinite(after.qpos[0] + after.qpos[1] + after.qvel[0] + after.qvel[1])
     return not finite or abs(after.qpos[1]) > p.max_angle
 
 
@@ -99,15 +99,3 @@ def squared(u: Any) -> float:
     for i in range(u.shape[0]):
         total += u[i] * u[i]
     return total
-
-
-def all_finite(values: Any) -> bool:
-    """Whether a vector holds neither NaN nor infinity."""
-    for i in range(values.shape[0]):
-        if not math.isfinite(values[i]):
-            return False
-    return True
-
-
-TASKS = {"HalfCheetah-v5": half_cheetah, "InvertedPendulum-v5": inverted_pendulum, "Reacher-v5": reacher}
-"""Functions that make the tasks, by the tasks' names."""

@@ -1,7 +1,7 @@
 """Tasks whose dynamics are a MuJoCo model, taken from a Gymnasium environment.
 
-An entry is the environment's name, the recorded fields and the reward rewritten as a cost: time step, bounds, frame skip
-and episode length are read off the environment. See `gym_mujoco.py` and `dm_control.py`.
+An entry is the environment's name, the recorded fields and the reward rewritten as a cost: time step, bounds, frame
+skip and episode length are read off the environment. See `gym_mujoco.py` and `dm_control.py`.
 """
 
 from __future__ import annotations
@@ -114,19 +114,19 @@ def mujoco_task(
 
 
 def _make_env(env_id: str, render_mode: str | None = None) -> Any:
-    gymnasium = _import("gymnasium")
-    _import("mujoco")
+    _import("mujoco", "mujoco")
+    gymnasium = _import("gymnasium", "gym")
     if env_id.startswith("dm_control/"):
-        _import("dm_control")
-        gymnasium.register_envs(_import("shimmy"))
+        _import("dm_control", "dm-control")
+        gymnasium.register_envs(_import("shimmy", "dm-control"))
     return gymnasium.make(env_id, render_mode=render_mode)
 
 
-def _import(name: str) -> Any:
+def _import(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise missing(name, "mujoco") from error
+        raise missing(name, extra) from error
 
 
 def _simulation(env: Any) -> tuple[Any, Any]:

@@ -30,6 +30,8 @@ class ReacherParams(NamedTuple):
     mass_2: float = 1.0
     length_1: float = 0.5
     length_2: float = 0.5
+    inertia_1: float = 1.0 / 48.0
+    inertia_2: float = 1.0 / 48.0
     distance_weight: float = 1.0
     rate_weight: float = 0.01
     torque_weight: float = 0.01

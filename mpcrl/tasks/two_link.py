@@ -1,4 +1,4 @@
-"""Two uniform rods in a plane, the second hinged on the first: the mechanics of `acrobot-swingup` and `reacher-2link`.
+"""Two rods in a plane, the second hinged on the first: the mechanics of `acrobot-swingup` and `reacher-2link`.
 
 State: angle_1 (rad, 0 along gravity), angle_2 (rad, relative to the first rod), and their rates (rad/s). With the generalised
 torques tau (Murray, Li and Sastry, "A Mathematical Introduction to Robotic Manipulation", 1994, chapter 4; Spong 1995):
@@ -6,7 +6,8 @@ torques tau (Murray, Li and Sastry, "A Mathematical Introduction to Robotic Mani
     [alpha + 2 beta cos q2,  delta + beta cos q2] [q1'']   [tau_1 + beta sin q2 (2 w1 w2 + w2^2)]
     [delta + beta cos q2,    delta              ] [q2''] = [tau_2 - beta sin q2 w1^2            ]  - gravity - damping
 
-`p` has the fields gravity (m/s^2; 0 in a horizontal plane), damping (N m s), mass_1, mass_2 (kg), length_1, length_2 (m).
+`p` has the fields gravity (m/s^2; 0 in a horizontal plane), damping (N m s), mass_1, mass_2 (kg), length_1, length_2 (m),
+inertia_1, inertia_2 (kg m^2, about the centre of each rod, which is its middle).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ def acceleration(
     angle_1: float, angle_2: float, rate_1: float, rate_2: float, torque_1: float, torque_2: float, p: Any
 ) -> tuple[float, float]:
     """Angular accelerations of the joints, rad/s^2."""
-    alpha = p.mass_1 * p.length_1**2 / 3.0 + p.mass_2 * (p.length_1**2 + p.length_2**2 / 3.0)
+    delta = 0.25 * p.mass_2 * p.length_2**2 + p.inertia_2
+    alpha = 0.25 * p.mass_1 * p.length_1**2 + p.inertia_1 + p.mass_2 * p.length_1**2 + delta
     beta = 0.5 * p.mass_2 * p.length_1 * p.length_2
-    delta = p.mass_2 * p.length_2**2 / 3.0
     c, s = math.cos(angle_2), math.sin(angle_2)
     m11, m12 = alpha + 2.0 * beta * c, delta + beta * c
     weight_2 = 0.5 * p.mass_2 * p.gravity * p.length_2 * math.sin(angle_1 + angle_2)
@@ -55,9 +56,9 @@ def advance(x: tuple[float, ...], torque_1: float, torque_2: float, h: float, p:
 def energy(x: tuple[float, ...], p: Any) -> float:
     """Kinetic and potential energy, J; zero at rest with both rods level."""
     q1, q2, w1, w2 = x
-    alpha = p.mass_1 * p.length_1**2 / 3.0 + p.mass_2 * (p.length_1**2 + p.length_2**2 / 3.0)
+    delta = 0.25 * p.mass_2 * p.length_2**2 + p.inertia_2
+    alpha = 0.25 * p.mass_1 * p.length_1**2 + p.inertia_1 + p.mass_2 * p.length_1**2 + delta
     beta = 0.5 * p.mass_2 * p.length_1 * p.length_2 * math.cos(q2)
-    delta = p.mass_2 * p.length_2**2 / 3.0
     kinetic = 0.5 * (alpha + 2.0 * beta) * w1**2 + (delta + beta) * w1 * w2 + 0.5 * delta * w2**2
     height_1 = -(0.5 * p.mass_1 + p.mass_2) * p.length_1 * math.cos(q1)
     return kinetic + p.gravity * (height_1 - 0.5 * p.mass_2 * p.length_2 * math.cos(q1 + q2))

@@ -1,0 +1,104 @@
+"""Users' scalar functions compiled as they are, in float64, for a kernel that calls them once per sample and step.
+
+Plain helper functions are compiled along. The fingerprint of all that they are made of goes into the kernel's text,
+which its disk cache is keyed by: no edit, in whichever file, is missed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+
+from mpcrl.core.errors import LaneError
+
+_STABLE = ("math", "cmath", "numpy", "numba", "typing", "collections")
+"""Modules whose attributes need no look: the cache is keyed by their versions."""
+
+
+def where(function: Callable[..., Any]) -> str:
+    """File and line of a function."""
+    code = inspect.unwrap(getattr(function, "py_func", function)).__code__
+    return f"{code.co_filename}:{code.co_firstlineno} ({function.__name__})"
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function and the plain functions that it calls as Numba dispatchers; they compile when a kernel does."""
+    return _compiled(function, {})
+
+
+def _compiled(function: Callable[..., Any], done: dict[Any, Any]) -> Callable[..., Any]:
+    if isinstance(function, Dispatcher):
+        return function
+    if not isinstance(function, types.FunctionType):
+        raise LaneError(f"a plain Python function is needed, got {function!r}; wrap it in one")
+    if function in done:
+        if done[function] is None:
+            raise LaneError(f"{where(function)}: a recursive function cannot be compiled; write a loop")
+        return done[function]
+    done[function] = None
+
+    def callee(value: Any) -> Any:
+        return _compiled(value, done) if isinstance(value, types.FunctionType) else value
+
+    namespace = dict(function.__globals__)
+    namespace.update({name: callee(namespace[name]) for name in _names(function.__code__) if name in namespace})
+    cells = tuple(types.CellType(callee(cell.cell_contents)) for cell in function.__closure__ or ())
+    plain = types.FunctionType(function.__code__, namespace, function.__name__, function.__defaults__, cells)
+    done[function] = numba.njit(error_model="numpy")(plain)
+    return done[function]
+
+
+def fingerprint(*functions: Callable[..., Any] | None) -> str:
+    """Hash of functions with all that they call and read: code, constants, globals, closures, defaults."""
+    return hashlib.sha256("\0".join(part for f in functions for part in _parts(f, set())).encode()).hexdigest()
+
+
+def _parts(value: Any, seen: set[int]) -> Iterator[str]:
+    function = getattr(value, "py_func", value)  # a dispatcher's
+    if isinstance(function, types.FunctionType):
+        if id(function) in seen:
+            return
+        seen.add(id(function))
+        yield from _code_parts(function.__code__)
+        names = _names(function.__code__)
+        read = {name: function.__globals__[name] for name in names if name in function.__globals__}
+        read |= {f"cell {i}": cell.cell_contents for i, cell in enumerate(function.__closure__ or ())}
+        read["defaults"] = function.__defaults__
+        for name, found in sorted(read.items()):
+            yield name
+            if isinstance(found, types.ModuleType) and found.__name__.split(".")[0] not in _STABLE:
+                for attribute in sorted(names & set(vars(found))):
+                    yield from _parts(getattr(found, attribute), seen)
+            else:
+                yield from _parts(found, seen)
+    elif isinstance(value, np.ndarray):
+        yield f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    elif isinstance(value, types.ModuleType):
+        yield value.__name__
+    else:
+        yield repr(value)
+
+
+def _code_parts(code: types.CodeType) -> Iterator[str]:
+    yield f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {code.co_freevars}"
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _code_parts(constant)
+        else:
+            yield repr(constant)
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Names that a function's code looks up, nested functions included."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names(constant)
+    return names
