@@ -7,6 +7,7 @@ the degree allows. Fitted with 50 digits, then rounded to the type; the error pr
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import mpmath as mp
 import numpy as np
@@ -23,7 +24,7 @@ def remez(target: Real, weight: Real, low: mp.mpf, high: mp.mpf, degree: int) ->
     count = degree + 2
     extrema = [round((1 - np.cos(np.pi * i / (count - 1))) / 2 * (GRID - 1)) for i in range(count)]
     for _ in range(20):
-        # Solve for a polynomial whose weighted error is +e, -e, +e ... at the extrema, then move them to where it is largest.
+        # Solve for a polynomial with the errors +e, -e, +e ... at the extrema, then move these to where it errs most.
         system = mp.matrix(count, count)
         for row, i in enumerate(extrema):
             for power in range(degree + 1):
@@ -33,7 +34,7 @@ def remez(target: Real, weight: Real, low: mp.mpf, high: mp.mpf, degree: int) ->
         coefficients = [solution[power] for power in range(degree + 1)]
         errors = [w * (g - mp.polyval(coefficients[::-1], x)) for x, g, w in zip(nodes, wanted, weights, strict=True)]
         starts = [0] + [i for i in range(1, GRID) if (errors[i] > 0) != (errors[i - 1] > 0)] + [GRID]
-        moved = [max(range(a, b), key=lambda i: abs(errors[i])) for a, b in zip(starts, starts[1:], strict=False)]
+        moved = [max(range(a, b), key=lambda i: abs(errors[i])) for a, b in pairwise(starts)]
         while len(moved) > count:
             moved.pop(0 if abs(errors[moved[0]]) < abs(errors[moved[-1]]) else -1)
         if moved == extrema or len(moved) < count:

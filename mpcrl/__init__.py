@@ -1,0 +1,90 @@
+"""Model-predictive control and model-based reinforcement learning on CPU cores.
+
+    import mpcrl
+
+    task = mpcrl.make_task("pendulum-swingup")
+    controller = mpcrl.Controller(task, mpcrl.planners.icem(budget=128, horizon=30))
+    control = controller.act([3.14, 0.0])
+
+Everything loads on first use: `import mpcrl` itself loads no torch, no MuJoCo and no SciPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Analytic": "mpcrl.models.analytic",
+    "AnalyticTask": "mpcrl.tasks.task",
+    "Controller": "mpcrl.control.controller",
+    "MpcrlError": "mpcrl.core.errors",
+    "MuJoCo": "mpcrl.models.mujoco",
+    "MujocoTask": "mpcrl.tasks.mujoco_task",
+    "Plan": "mpcrl.control.controller",
+    "Stats": "mpcrl.control.controller",
+    "Status": "mpcrl.control.controller",
+    "Task": "mpcrl.tasks.task",
+    "TaskEnv": "mpcrl.tasks.environment",
+    "make_task": "mpcrl.tasks.registry",
+    "run_task": "mpcrl.experiments.run",
+    "sigmoid": "mpcrl.core.vecmath",
+    "smooth_abs": "mpcrl.core.vecmath",
+    "wrap_to_pi": "mpcrl.core.vecmath",
+}
+_ROOMS = ("control", "core", "experiments", "models", "planners", "tasks")
+
+__all__ = [
+    "Analytic",
+    "AnalyticTask",
+    "Controller",
+    "MpcrlError",
+    "MuJoCo",
+    "MujocoTask",
+    "Plan",
+    "Stats",
+    "Status",
+    "Task",
+    "TaskEnv",
+    "control",
+    "core",
+    "experiments",
+    "make_task",
+    "models",
+    "planners",
+    "run_task",
+    "sigmoid",
+    "smooth_abs",
+    "tasks",
+    "wrap_to_pi",
+]
+
+if TYPE_CHECKING:
+    from mpcrl import control, core, experiments, models, planners, tasks
+    from mpcrl.control.controller import Controller, Plan, Stats, Status
+    from mpcrl.core.errors import MpcrlError
+    from mpcrl.core.vecmath import sigmoid, smooth_abs, wrap_to_pi
+    from mpcrl.experiments.run import run_task
+    from mpcrl.models.analytic import Analytic
+    from mpcrl.models.mujoco import MuJoCo
+    from mpcrl.tasks.environment import TaskEnv
+    from mpcrl.tasks.mujoco_task import MujocoTask
+    from mpcrl.tasks.registry import make_task
+    from mpcrl.tasks.task import AnalyticTask, Task
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"mpcrl.{name}")
+    else:
+        raise AttributeError(f"module 'mpcrl' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -97,3 +98,14 @@ def diffdrive(p: Any) -> tuple[Step, Step]:
         return distance + 4.0 * occupied + 0.02 * u[:, 0] ** 2 + 0.01 * u[:, 1] ** 2
 
     return step, cost
+
+
+@torch.inference_mode()
+def costs(step: Step, cost: Step, start: tuple[float, ...], controls: np.ndarray) -> np.ndarray:
+    """Cost [N] of controls [N, H, nu], the state's cost counted after each step."""
+    batch = torch.tensor(controls)
+    x, total = torch.tensor(start).expand(len(batch), -1), torch.zeros(len(batch))
+    for u in batch.unbind(1):
+        x = step(x, u)
+        total = total + cost(x, u)
+    return total.numpy()

@@ -78,18 +78,19 @@ def coerce(params: Any, fields: tuple[Field, ...], dtype: np.dtype) -> tuple[Any
         raise LaneError(
             f"params must have the fields {[f.name for f in fields]}, got {getattr(params, '_fields', type(params))}"
         )
-    values: list[Any] = []
-    for f, value in zip(fields, params, strict=True):
-        if f.shape is None:
-            if np.ndim(value) != 0:
-                raise LaneError(f"params.{f.name} must stay a number, got an array of shape {np.shape(value)}")
-            values.append(dtype.type(value))
-        else:
-            array = np.ascontiguousarray(value, dtype)
-            if array.shape != f.shape:
-                raise LaneError(f"params.{f.name} must keep its shape {f.shape}, got {array.shape}; build a new model")
-            values.append(array)
-    return tuple(values)
+    return tuple(coerce_field(f, value, dtype) for f, value in zip(fields, params, strict=True))
+
+
+def coerce_field(f: Field, value: Any, dtype: np.dtype) -> Any:
+    """One parameter's value in the type and layout that the kernel was compiled for."""
+    if f.shape is None:
+        if np.ndim(value) != 0:
+            raise LaneError(f"params.{f.name} must stay a number, got an array of shape {np.shape(value)}")
+        return dtype.type(value)
+    array = np.ascontiguousarray(value, dtype)
+    if array.shape != f.shape:
+        raise LaneError(f"params.{f.name} must keep its shape {f.shape}, got {array.shape}; build a new model")
+    return array
 
 
 @dataclass

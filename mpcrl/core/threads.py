@@ -17,6 +17,9 @@ import threadpoolctl
 
 from mpcrl.core.errors import ForkedProcess, InvalidInput
 
+PARALLEL_PAYS = 1e-4
+"""Seconds of single-threaded work from which on several threads are used."""
+
 _forked_after_kernels = False
 _kernels_ran = False
 
@@ -34,6 +37,31 @@ def available_threads() -> int:
     """Threads that this process may use: its CPU affinity, and no more than NUMBA_NUM_THREADS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, numba.config.NUMBA_NUM_THREADS))
+
+
+class _Kernels:
+    """Numba's thread count, set and set back; plain methods because every plan enters it twice."""
+
+    __slots__ = ("before", "count")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __enter__(self) -> None:
+        global _kernels_ran
+        if _forked_after_kernels:
+            raise ForkedProcess(
+                "this process was forked after its parent ran parallel kernels, whose threads do not exist here; "
+                "start worker processes with the 'spawn' or 'forkserver' method"
+            )
+        _kernels_ran = True
+        self.before = numba.get_num_threads()
+        if self.before != self.count:
+            numba.set_num_threads(self.count)
+
+    def __exit__(self, *error: object) -> None:
+        if self.before != self.count:
+            numba.set_num_threads(self.before)
 
 
 @dataclass(frozen=True)
@@ -61,25 +89,9 @@ class ThreadBudget:
                 "set NUMBA_NUM_THREADS before the first import for more"
             )
 
-    @contextlib.contextmanager
-    def kernels(self) -> Iterator[None]:
-        """Numba's kernels on the calling thread keep to the budget."""
-        global _kernels_ran
-        if _forked_after_kernels:
-            raise ForkedProcess(
-                "this process was forked after its parent ran parallel kernels, whose threads do not exist here; "
-                "start worker processes with the 'spawn' or 'forkserver' method"
-            )
-        _kernels_ran = True
-        before = numba.get_num_threads()
-        if before == self.count:
-            yield
-            return
-        numba.set_num_threads(self.count)
-        try:
-            yield
-        finally:
-            numba.set_num_threads(before)
+    def kernels(self) -> _Kernels:
+        """A context in which Numba's kernels on the calling thread keep to the budget."""
+        return _Kernels(self.count)
 
     @contextlib.contextmanager
     def limit(self) -> Iterator[None]:
@@ -95,6 +107,16 @@ class ThreadBudget:
                 if torch:
                     torch.set_num_threads(before)
 
+    def for_work(self, seconds: float) -> ThreadBudget:
+        """This budget, or one thread where the whole work takes one thread less than waking a second one may cost.
+
+        A barrier costs microseconds on an idle machine, and a time slice on one that is busy with something else.
+        """
+        return self if seconds > PARALLEL_PAYS else _SERIAL
+
     def share(self, workers: int) -> ThreadBudget:
         """The part of each of several workers, at least one thread."""
         return ThreadBudget(max(1, self.count // workers))
+
+
+_SERIAL = ThreadBudget(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,30 +68,62 @@ class Analytic:
         if self.dtype not in (np.float32, np.float64):
             raise InvalidInput(f"dtype must be float32 or float64, got {self.dtype}")
         self._fields = lanes.fields_of(task.params)
+        self._arrays = [i for i, f in enumerate(self._fields) if f.shape is not None]
+        self._seen: tuple[Any, tuple[Any, ...]] = (None, ())
         self._scenarios, self._risk = scenarios, risk or Mean()
+        self._pace = 0.0  # seconds of one thread per block and control step
         self._terms = _check_by_calling(task)
         self._kernels = load_module(_source(task, self.dtype, self._fields, self._terms), "rollout")
 
     def costs(self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget) -> np.ndarray:
         """Cost of each candidate [N]; see `Model.costs`."""
-        blocks, folded = candidates.controls.shape[0], []
-        for scenario in self._sets_of(params):
-            out = np.full(blocks * LANES, np.inf)  # what a kernel does not reach must not look cheap
-            recipe = candidates.recipe
-            with threads.kernels():
-                self._kernels.costs(
-                    recipe is not None,
-                    candidates.controls,
-                    candidates.decisions,
-                    *(recipe or _NO_RECIPE),
-                    state,
-                    t,
-                    out,
-                    *lanes.coerce(scenario, self._fields, self.dtype),
-                )
-            candidates.mark_drawn()
-            folded.append(out[: candidates.count])
+        sets = [self._coerced(scenario) for scenario in self._sets_of(params)]
+        if not self._pace:
+            self._calibrate(state, candidates, t, sets[0])
+        work = candidates.controls.shape[0] * candidates.horizon
+        with threads.for_work(work * self._pace).kernels():
+            folded = [self._costs(state, candidates, t, values) for values in sets]
         return folded[0] if len(folded) == 1 else self._risk(np.array(folded))
+
+    def _coerced(self, params: Any) -> tuple[Any, ...]:
+        """The values of params for the kernels; of a NamedTuple seen last time only arrays can have changed."""
+        if params is not self._seen[0]:
+            self._seen = params, lanes.coerce(params, self._fields, self.dtype)
+        elif self._arrays:
+            values = list(self._seen[1])
+            for i in self._arrays:
+                values[i] = lanes.coerce_field(self._fields[i], params[i], self.dtype)
+            return tuple(values)
+        return self._seen[1]
+
+    def _costs(self, state: np.ndarray, candidates: Candidates, t: int, values: tuple[Any, ...]) -> np.ndarray:
+        """Costs under one set of coerced params; candidates not yet drawn are drawn by the same kernel."""
+        out = np.full(candidates.controls.shape[0] * LANES, np.inf)  # what a kernel does not reach must not look cheap
+        recipe = candidates.recipe
+        self._kernels.costs(
+            recipe is not None,
+            candidates.controls,
+            candidates.decisions,
+            *(recipe or _NO_RECIPE),
+            state,
+            t,
+            out,
+            *values,
+        )
+        candidates.mark_drawn()
+        return out[: candidates.count]
+
+    def _calibrate(self, state: np.ndarray, candidates: Candidates, t: int, values: tuple[Any, ...]) -> None:
+        """Compile or load the kernel, then measure on one thread what a block costs per control step."""
+        recipe = candidates.recipe
+        with ThreadBudget(1).kernels():
+            self._costs(state, candidates, t, values)
+            candidates.recipe = recipe
+            begin = time.perf_counter()
+            self._costs(state, candidates, t, values)
+            candidates.recipe = recipe
+        work = candidates.controls.shape[0] * candidates.horizon
+        self._pace = (time.perf_counter() - begin) / work
 
     def rollout(self, state: np.ndarray, controls: np.ndarray, t: int, params: Any) -> np.ndarray:
         """Predicted states [N, H+1, nx] of controls [N, H, nu], under the first scenario."""

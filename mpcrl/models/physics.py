@@ -348,7 +348,7 @@ def _stage(model: Any, name: str) -> str:
         if not np.isnan(field).all():
             return stage
     raise InvalidInput(
-        f"fields: mj_step does not compute {name!r} in this model; add a sensor for it to the model and record sensordata"
+        f"fields: mj_step does not compute {name!r} in this model; add a sensor for it and record sensordata"
     )
 
 

@@ -1,9 +1,9 @@
 """How the costs of one candidate under several scenarios become one number.
 
-A risk folds costs [P, N] of P equally likely scenarios into [N], per trajectory: the costs of a scenario are summed over
-the horizon first. A failed scenario costs +inf. It makes `Mean`, `Worst`, `CVaR` and a risk-averse `Entropic` infinite;
-`Best` and a risk-seeking `Entropic` look past it while another scenario is finite, `VaR` while no more than its
-fraction of the scenarios failed.
+A risk folds costs [P, N] of P equally likely scenarios into [N], per trajectory: the costs of a scenario are summed
+over the horizon first. A failed scenario costs +inf. It makes `Mean`, `Worst`, `CVaR` and a risk-averse `Entropic`
+infinite; `Best` and a risk-seeking `Entropic` look past it while another scenario is finite, `VaR` while no more than
+its fraction of the scenarios failed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Entropic:
         # The largest exponent is shifted to 0, so that exp cannot overflow and at least one term is 1.
         peak = costs.max(axis=0) if self.theta > 0 else costs.min(axis=0)
         shift = np.where(np.isfinite(peak), peak, 0.0)
-        with np.errstate(over="ignore"):  # only where the peak is +inf: the result is +inf
+        with np.errstate(over="ignore", divide="ignore"):  # only where the peak is +inf, and so the result
             spread = np.log(np.exp(self.theta * (costs - shift)).mean(axis=0)) / self.theta
         return np.where(np.isfinite(peak), shift + spread, np.inf)
 

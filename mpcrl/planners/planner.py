@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -46,8 +45,7 @@ class Problem(NamedTuple):
     plan: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class IterationInfo:
+class IterationInfo(NamedTuple):
     """Diagnostics of one iteration, never fed back.
 
     Attributes

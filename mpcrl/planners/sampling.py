@@ -6,9 +6,9 @@ sampling, CEM, iCEM, MPPI and its relatives differ only in the four parts; `pres
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,8 +72,7 @@ class SamplingPlanner:
         return Sampler(self, space)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PlanState:
+class PlanState(NamedTuple):
     """What the next call of a `Sampler` needs.
 
     Attributes
@@ -123,15 +122,18 @@ class Sampler:
         self._curve = curve.weights(np.arange(horizon, dtype=np.float64), horizon)
         self._lifted = isinstance(curve, Derivative)
         per_step = isinstance(curve, PerStep)
-        mapped = not per_step or self._lifted or np.isfinite(space.rate).any()
+        mapped = not per_step or self._lifted or space.rate_limited
         self._basis = self._curve * (space.dt if self._lifted else 1.0) if mapped else _NO_MATRIX
         decisions = self._times.size
         self._colour, self._table = planner.noise.colour(decisions), planner.noise.table()
         self._low, self._high = space.inner_bounds()
+        self._bounds = np.stack([self._low, self._high, space.rate * space.dt, space.middle])
         decay = planner.schedule.horizon_annealing ** np.arange(decisions)[::-1]
         unit = space.half_range / (space.dt if self._lifted else 1.0)
         self._width = planner.width * decay[:, None] * unit[None, :]
         self._unit = unit
+        self._decision_bounds = np.repeat(self._bounds[:2, None], decisions, axis=1)
+        self._moves: dict[float, np.ndarray] = {}
         again = self._kept_elites() if planner.schedule.reuse else 0
         self._counts = planner.schedule.counts(again)
         if min(self._counts) < planner.schedule.least:
@@ -171,7 +173,7 @@ class Sampler:
         """
         schedule = self.planner.schedule
         if schedule.restart:
-            return dataclasses.replace(self.init(), applied=applied, first=state.first)
+            return self.init()._replace(applied=applied, first=state.first)
         mean = self._shifted(state.mean[None], elapsed, self._rest)[0]
         elites = self._shifted(state.elites, elapsed, np.nan)
         base = state.base
@@ -219,6 +221,8 @@ class Sampler:
         """
         count = samples or self.samples(state)
         controls, decisions, _ = self._storage(count)
+        bounds = self._bounds.copy()
+        bounds[3] = state.applied
         recipe = Recipe(
             mean=state.mean,
             scale=self._scale(state),
@@ -228,7 +232,7 @@ class Sampler:
             offset=state.base,
             table=self._table,
             theta_bounds=self._theta_bounds(state),
-            bounds=np.stack([self._low, self._high, self.space.rate * self.space.dt, state.applied]),
+            bounds=bounds,
             log_sigma=self.planner.noise.log_sigma,
             seed=np.uint64(seed),
             plan=plan,
@@ -240,7 +244,7 @@ class Sampler:
         """Propose, have the model cost the candidates, update."""
         candidates = self.propose(state, problem.seed, problem.plan, samples)
         costs = problem.model.costs(problem.state, candidates, problem.t, problem.params, problem.threads)
-        with problem.threads.kernels():
+        with problem.threads.for_work(1e-9 * candidates.decisions.size).kernels():
             return self.update(state, candidates, costs)
 
     def update(self, state: PlanState, candidates: Candidates, costs: np.ndarray) -> tuple[PlanState, IterationInfo]:
@@ -256,20 +260,20 @@ class Sampler:
         best, best_cost = state.best, state.best_cost
         if costs[winner] < best_cost:
             best, best_cost = self._gather(decisions, np.array([winner]))[0], float(costs[winner])
-        state = dataclasses.replace(state, best=best, best_cost=best_cost, iteration=state.iteration + 1)
+        state = state._replace(best=best, best_cost=best_cost, iteration=state.iteration + 1)
         info = IterationInfo(samples=costs.size, failed=failed, effective_sample_size=0.0, best_cost=float(costs[winner]))
         if not np.isfinite(info.best_cost):
             return state, info
         refit = self.planner.refit
         if isinstance(refit, Best):
-            return dataclasses.replace(state, mean=best), dataclasses.replace(info, effective_sample_size=1.0)
+            return state._replace(mean=best), info._replace(effective_sample_size=1.0)
         if isinstance(refit, Elites):
             return self._refit_elites(refit, state, info, decisions, costs)
         return self._refit_softmax(refit, state, info, decisions, costs)
 
     def end(self, state: PlanState) -> PlanState:
         """The state after a plan, from which the next one starts."""
-        return dataclasses.replace(state, first=False)
+        return state._replace(first=False)
 
     def controls(self, state: PlanState) -> np.ndarray:
         """The planned controls [H, nu], within bounds and rates."""
@@ -277,9 +281,9 @@ class Sampler:
             planned = state.base
         else:
             decisions = state.best if self.planner.execute == "best" and np.isfinite(state.best_cost) else state.mean
-            planned = self._curve @ decisions
-        if not np.isfinite(self.space.rate).any():
-            return np.clip(planned, self.space.low, self.space.high)
+            planned = self._curve @ decisions if self._basis.size else decisions
+        if not self.space.rate_limited:
+            return np.minimum(np.maximum(planned, self.space.low), self.space.high)
         limited, previous = np.empty_like(planned), state.applied
         for t, control in enumerate(planned):
             limited[t] = previous = self.space.admit(control, previous, self.space.dt)
@@ -288,9 +292,9 @@ class Sampler:
     def seeded(self, state: PlanState, controls: np.ndarray) -> PlanState:
         """The state with its mean moved to given controls [H, nu]: a warm start from elsewhere."""
         if self._lifted:
-            return dataclasses.replace(state, base=np.clip(controls, self._low, self._high))
+            return state._replace(base=np.clip(controls, self._low, self._high))
         mean, *_ = np.linalg.lstsq(self._curve, controls, rcond=None)
-        return dataclasses.replace(state, mean=np.clip(mean, self._low, self._high))
+        return state._replace(mean=np.clip(mean, self._low, self._high))
 
     # ---- parts ---------------------------------------------------------------------------------------------------
     def _kept_elites(self) -> int:
@@ -308,12 +312,15 @@ class Sampler:
         """Decision curves [E, K, nu] as seen `elapsed` steps later; what lies past their end is `beyond`."""
         if elapsed == 0 or not len(decisions):
             return decisions
-        horizon = self.planner.horizon
-        later = self._times + elapsed
-        weights = self.planner.parametrisation.weights(np.minimum(later, horizon - 1), horizon)
-        moved = np.einsum("tk,ekj->etj", weights, decisions)
+        last, later = self.planner.horizon - 1, self._times + elapsed
+        if elapsed not in self._moves:
+            if len(self._moves) > 8:  # elapsed times that never recur
+                self._moves.clear()
+            weights = self.planner.parametrisation.weights(np.minimum(later, last), self.planner.horizon)
+            self._moves[elapsed] = weights
+        moved = self._moves[elapsed] @ decisions
         if beyond is not None:
-            moved[:, later > horizon - 1 + 1e-9] = beyond
+            moved[:, later > last + 1e-9] = beyond
         return moved
 
     def _storage(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -350,7 +357,7 @@ class Sampler:
         """Bounds [2, K, nu] of the decisions: those of the controls, or rates that keep lifted controls within them."""
         if self._lifted:
             return np.stack([self._low - state.base, self._high - state.base]) / self.space.dt
-        return np.broadcast_to(np.stack([self._low, self._high])[:, None, :], (2, *self._width.shape)).copy()
+        return self._decision_bounds
 
     @staticmethod
     def _gather(decisions: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -373,10 +380,9 @@ class Sampler:
         if refit.least_width:
             std = np.maximum(std, refit.least_width * self._unit)
         keep = max(1, int(count * self.planner.schedule.reuse)) if self.planner.schedule.reuse else 0
-        state = dataclasses.replace(
-            state, mean=mean, std=std, elites=elites[:keep], elite_costs=all_costs[order][:keep]
+        state = state._replace(mean=mean, std=std, elites=elites[:keep], elite_costs=all_costs[order][:keep]
         )
-        return state, dataclasses.replace(info, effective_sample_size=float(count))
+        return state, info._replace(effective_sample_size=float(count))
 
     def _refit_softmax(
         self, refit: Softmax, state: PlanState, info: IterationInfo, decisions: np.ndarray, costs: np.ndarray
@@ -387,8 +393,8 @@ class Sampler:
         temperature, effective = refit_kernels.softmax_mean(
             costs, decisions, state.mean, action_weight, TEMPERATURE_KINDS[refit.kind], refit.temperature, weights, mean
         )
-        info = dataclasses.replace(info, effective_sample_size=effective, temperature=temperature)
+        info = info._replace(effective_sample_size=effective, temperature=temperature)
         base = state.base
         if self._lifted:
             base = np.clip(base + mean * self.space.dt, self._low, self._high)
-        return dataclasses.replace(state, mean=mean, base=base), info
+        return state._replace(mean=mean, base=base), info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -59,6 +60,11 @@ class ControlSpace:
         """Half the width of the bounds [nu], the unit of all noise."""
         return (self.high - self.low) / 2
 
+    @cached_property
+    def rate_limited(self) -> bool:
+        """Whether any control may not jump."""
+        return bool(np.isfinite(self.rate).any())
+
     def inner_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Bounds as float64 that rounding to `dtype` cannot exceed."""
         low, high = self.low.astype(self.dtype), self.high.astype(self.dtype)
@@ -68,5 +74,7 @@ class ControlSpace:
 
     def admit(self, control: np.ndarray, applied: np.ndarray, elapsed: float) -> np.ndarray:
         """The nearest control [nu] within bounds, and within the rates `elapsed` seconds after `applied`."""
-        change = self.rate * elapsed
-        return np.clip(np.clip(control, applied - change, applied + change), self.low, self.high)
+        if self.rate_limited:
+            change = self.rate * elapsed
+            control = np.minimum(np.maximum(control, applied - change), applied + change)
+        return np.minimum(np.maximum(control, self.low), self.high)

@@ -3,7 +3,10 @@
 State: angle_1 (rad, 0 hanging), angle_2 (rad, relative to the first rod), rate_1, rate_2 (rad/s), angles not wrapped.
 Control: torque between the rods (N m). Mechanics: `two_link`, as in Spong, "The swing up control problem for the acrobot",
 1995, and Gymnasium's Acrobot-v1, with the moments of inertia of uniform rods, no limits on the rates, and two Runge-Kutta
-steps per control period.
+steps per control period. Its tip has to be swung up: the motor holds the second rod level, but not both.
+
+Near the top the cost of what follows the horizon is that of the optimal linear feedback, x^T P x with P from the Riccati
+equation, bent to stay below a cap further away. The energy term leads there from below.
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ import numpy as np
 from mpcrl.core.vecmath import wrap_to_pi
 from mpcrl.tasks import two_link
 from mpcrl.tasks.canvas import BLUE, GREEN, INK, ORANGE, PALE, Canvas
+from mpcrl.tasks.riccati import linearise, riccati
 from mpcrl.tasks.task import AnalyticTask
 
 
 class AcrobotParams(NamedTuple):
-    """SI units."""
+    """SI units; inertias are about the middle of each rod."""
 
+    value: np.ndarray
+    """[4, 4] P of the terminal cost, in the order of the state."""
     dt: float = 0.05
     gravity: float = 9.8
     damping: float = 0.0
@@ -32,17 +38,16 @@ class AcrobotParams(NamedTuple):
     inertia_1: float = 1.0
     inertia_2: float = 1.0
     height_weight: float = 1.0
-    bend_weight: float = 0.2
-    rate_weight: float = 0.01
-    torque_weight: float = 0.001
+    energy_weight: float = 3.0
+    torque_weight: float = 0.01
+    terminal_cap: float = 100.0
 
 
 class AcrobotCost(NamedTuple):
     """Terms of the stage cost."""
 
     height: float
-    bend: float
-    rate: float
+    energy: float
     torque: float
 
 
@@ -51,22 +56,30 @@ def step(x: tuple[float, ...], u: tuple[float, ...], p: AcrobotParams) -> tuple[
     return two_link.advance(two_link.advance(x, 0.0, u[0], 0.5 * p.dt, p), 0.0, u[0], 0.5 * p.dt, p)
 
 
+def energy(x: tuple[float, ...], p: AcrobotParams) -> float:
+    """Kinetic and potential energy, 1 at rest upright and -1 at rest hanging."""
+    top = p.gravity * ((0.5 * p.mass_1 + p.mass_2) * p.length_1 + 0.5 * p.mass_2 * p.length_2)
+    return two_link.energy(x, p) / top
+
+
 def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: AcrobotParams) -> AcrobotCost:
-    """Height that the tip lacks, bend of the hip, and speed."""
-    q1, q2, w1, w2 = x
-    tip = -p.length_1 * math.cos(q1) - p.length_2 * math.cos(q1 + q2)
+    """Height that the tip lacks, energy that is lacking or too much, and effort."""
+    tip = -p.length_1 * math.cos(x[0]) - p.length_2 * math.cos(x[0] + x[1])
     return AcrobotCost(
         p.height_weight * (p.length_1 + p.length_2 - tip),
-        p.bend_weight * (1.0 - math.cos(q2)),
-        p.rate_weight * (w1**2 + w2**2),
+        p.energy_weight * abs(energy(x, p) - 1.0),
         p.torque_weight * u[0] ** 2,
     )
 
 
 def terminal(x: tuple[float, ...], p: AcrobotParams) -> float:
-    """The state's part of the stage cost, tenfold."""
-    state = cost(x, (0.0,), 0, p)
-    return 10.0 * (state[0] + state[1] + state[2])
+    """The capped cost of balancing from here on."""
+    error = (wrap_to_pi(x[0] - math.pi), wrap_to_pi(x[1]), x[2], x[3])
+    value = 0.0
+    for i in range(4):
+        for j in range(4):
+            value += p.value[i, j] * error[i] * error[j]
+    return p.terminal_cap * value / (p.terminal_cap + value)
 
 
 def solved(x: tuple[float, ...], p: AcrobotParams) -> bool:
@@ -97,7 +110,9 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: AcrobotParams) -> None:
 
 def acrobot_swingup() -> AnalyticTask:
     """Swing two rods up by bending in between, and balance them."""
-    params = AcrobotParams()
+    params = AcrobotParams(np.zeros((4, 4)))
+    A, B = linearise(step, np.array([math.pi, 0.0, 0.0, 0.0]), np.zeros(1), params)
+    params = params._replace(value=riccati(A, B, np.diag([1.0, 1.0, 0.1, 0.1]), np.diag([params.torque_weight])))
     return AnalyticTask(
         name="acrobot-swingup",
         dt=params.dt,
@@ -107,7 +122,7 @@ def acrobot_swingup() -> AnalyticTask:
         cost=cost,
         terminal=terminal,
         episode_steps=300,
-        preset={"planner": "icem", "budget": 128, "horizon": 40, "beta": 2.0},
+        preset={"planner": "icem", "budget": 128, "horizon": 20, "beta": 2.0},
         state_names=("angle_1", "angle_2", "rate_1", "rate_2"),
         control_names=("torque",),
         step=step,

@@ -9,7 +9,8 @@ pendulum on a cart", 2004):
     [d2 c1  d4     d5 c ] [b1] = [f1 s1 - d5 s rate_2^2                  ]
     [d3 c2  d5 c   d6   ] [b2]   [f2 s2 + d5 s rate_1^2                  ]
 
-Two steps of the classical Runge-Kutta method per control period.
+One step of the classical Runge-Kutta method per control period. As in `acrobot-swingup` the terminal cost is that of the optimal
+linear feedback near the top, capped, and the energy of the rods leads there.
 """
 
 from __future__ import annotations
@@ -21,34 +22,39 @@ import numpy as np
 
 from mpcrl.core.vecmath import smooth_abs, wrap_to_pi
 from mpcrl.tasks.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, Canvas
+from mpcrl.tasks.riccati import linearise, riccati
 from mpcrl.tasks.task import AnalyticTask
 
 
 class CartDoublePendulumParams(NamedTuple):
     """SI units; `rail` is how far the cart may go to either side before it costs."""
 
-    dt: float = 0.04
+    value: np.ndarray
+    """[6, 6] P of the terminal cost, in the order of the state."""
+    dt: float = 0.02
     gravity: float = 9.8
     cart_mass: float = 1.0
     mass_1: float = 0.3
-    mass_2: float = 0.3
-    length_1: float = 0.6
-    length_2: float = 0.6
+    mass_2: float = 0.15
+    length_1: float = 1.0
+    length_2: float = 1.0
     rail: float = 2.0
     angle_weight: float = 1.0
+    energy_weight: float = 3.0
     position_weight: float = 0.2
     velocity_weight: float = 0.02
-    rate_weight: float = 0.01
     force_weight: float = 0.0002
     rail_weight: float = 20.0
+    terminal_cap: float = 100.0
 
 
 class CartDoublePendulumCost(NamedTuple):
     """Terms of the stage cost."""
 
     angle: float
+    energy: float
     position: float
-    speed: float
+    velocity: float
     force: float
     rail: float
 
@@ -74,9 +80,10 @@ def acceleration(
     return (r1 - d2 * c1 * b1 - d3 * c2 * b2) / d1, b1, b2
 
 
-def _advance(x: tuple[float, ...], force: float, h: float, p: CartDoublePendulumParams) -> tuple[float, ...]:
+def step(x: tuple[float, ...], u: tuple[float, ...], p: CartDoublePendulumParams) -> tuple[float, ...]:
+    """The state after one control period."""
     position, q1, q2, velocity, w1, w2 = x
-    g = 0.5 * h
+    h, g, force = p.dt, 0.5 * p.dt, u[0]
     a1, b1, c1 = acceleration(q1, q2, w1, w2, force, p)
     a2, b2, c2 = acceleration(q1 + g * w1, q2 + g * w2, w1 + g * b1, w2 + g * c1, force, p)
     a3, b3, c3 = acceleration(q1 + g * w1 + g**2 * b1, q2 + g * w2 + g**2 * c1, w1 + g * b2, w2 + g * c2, force, p)
@@ -91,26 +98,45 @@ def _advance(x: tuple[float, ...], force: float, h: float, p: CartDoublePendulum
     )
 
 
-def step(x: tuple[float, ...], u: tuple[float, ...], p: CartDoublePendulumParams) -> tuple[float, ...]:
-    """The state after one control period."""
-    return _advance(_advance(x, u[0], 0.5 * p.dt, p), u[0], 0.5 * p.dt, p)
+def rod_energy(angle_1: float, angle_2: float, rate_1: float, rate_2: float, p: CartDoublePendulumParams) -> float:
+    """Kinetic and potential energy of the rods with the cart held, J; zero at rest with both rods level."""
+    d2, d3 = (0.5 * p.mass_1 + p.mass_2) * p.length_1, 0.5 * p.mass_2 * p.length_2
+    d4, d6 = (p.mass_1 / 3.0 + p.mass_2) * p.length_1**2, p.mass_2 * p.length_2**2 / 3.0
+    d5 = 0.5 * p.mass_2 * p.length_1 * p.length_2
+    kinetic = 0.5 * d4 * rate_1**2 + 0.5 * d6 * rate_2**2 + d5 * math.cos(angle_1 - angle_2) * rate_1 * rate_2
+    return kinetic + p.gravity * (d2 * math.cos(angle_1) + d3 * math.cos(angle_2))
+
+
+def energy(x: tuple[float, ...], p: CartDoublePendulumParams) -> float:
+    """Kinetic and potential energy of rods and cart, J."""
+    _, q1, q2, velocity, w1, w2 = x
+    d2, d3 = (0.5 * p.mass_1 + p.mass_2) * p.length_1, 0.5 * p.mass_2 * p.length_2
+    cart = 0.5 * (p.cart_mass + p.mass_1 + p.mass_2) * velocity**2
+    return cart + velocity * (d2 * math.cos(q1) * w1 + d3 * math.cos(q2) * w2) + rod_energy(q1, q2, w1, w2, p)
 
 
 def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: CartDoublePendulumParams) -> CartDoublePendulumCost:
-    """Distance from standing upright in the middle of the rail."""
+    """Distance from standing upright in the middle of the rail, and energy that the rods lack or have too much."""
     position, q1, q2, velocity, w1, w2 = x
+    top = rod_energy(0.0, 0.0, 0.0, 0.0, p)
     return CartDoublePendulumCost(
         p.angle_weight * (2.0 - math.cos(q1) - math.cos(q2)),
+        p.energy_weight * abs(rod_energy(q1, q2, w1, w2, p) / top - 1.0),
         p.position_weight * smooth_abs(position, 0.3),
-        p.velocity_weight * velocity**2 + p.rate_weight * (w1**2 + w2**2),
+        p.velocity_weight * velocity**2,
         p.force_weight * u[0] ** 2,
         p.rail_weight * max(abs(position) - p.rail, 0.0) ** 2,
     )
 
 
 def terminal(x: tuple[float, ...], p: CartDoublePendulumParams) -> float:
-    """The angles' part of the stage cost, tenfold."""
-    return 10.0 * p.angle_weight * (2.0 - math.cos(x[1]) - math.cos(x[2]))
+    """The capped cost of balancing from here on."""
+    error = (x[0], wrap_to_pi(x[1]), wrap_to_pi(x[2]), x[3], x[4], x[5])
+    value = 0.0
+    for i in range(6):
+        for j in range(6):
+            value += p.value[i, j] * error[i] * error[j]
+    return p.terminal_cap * value / (p.terminal_cap + value)
 
 
 def solved(x: tuple[float, ...], p: CartDoublePendulumParams) -> bool:
@@ -120,17 +146,6 @@ def solved(x: tuple[float, ...], p: CartDoublePendulumParams) -> bool:
     return upright and abs(w1) < 1.0 and abs(w2) < 1.0 and abs(position) < 0.5
 
 
-def energy(x: tuple[float, ...], p: CartDoublePendulumParams) -> float:
-    """Kinetic and potential energy, J; zero at rest with both rods level."""
-    _, q1, q2, velocity, w1, w2 = x
-    d2, d3 = (0.5 * p.mass_1 + p.mass_2) * p.length_1, 0.5 * p.mass_2 * p.length_2
-    kinetic = 0.5 * (p.cart_mass + p.mass_1 + p.mass_2) * velocity**2
-    kinetic += velocity * (d2 * math.cos(q1) * w1 + d3 * math.cos(q2) * w2)
-    kinetic += 0.5 * (p.mass_1 / 3.0 + p.mass_2) * p.length_1**2 * w1**2 + p.mass_2 * p.length_2**2 / 6.0 * w2**2
-    kinetic += 0.5 * p.mass_2 * p.length_1 * p.length_2 * math.cos(q1 - q2) * w1 * w2
-    return kinetic + p.gravity * (d2 * math.cos(q1) + d3 * math.cos(q2))
-
-
 def reset(rng: np.random.Generator) -> np.ndarray:
     """Both rods hanging almost still, the cart near the middle."""
     return np.array([0.0, math.pi, math.pi, 0.0, 0.0, 0.0]) + rng.uniform(-0.1, 0.1, 6)
@@ -138,7 +153,7 @@ def reset(rng: np.random.Generator) -> np.ndarray:
 
 def draw(canvas: Canvas, x: tuple[float, ...], p: CartDoublePendulumParams) -> None:
     """Cart, rods, rail and its ends."""
-    canvas.view(-2.6, 2.6, -1.55, 1.7)
+    canvas.view(-3.6, 3.6, -2.2, 2.3)
     canvas.line([(-2.6, 0.0), (2.6, 0.0)], 0.02, GREY)
     for end in (-p.rail, p.rail):
         canvas.line([(end, -0.15), (end, 0.15)], 0.03, RED)
@@ -154,7 +169,10 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: CartDoublePendulumParams) -> N
 
 def cart_double_pendulum() -> AnalyticTask:
     """Swing two rods up by moving their cart, and balance them."""
-    params = CartDoublePendulumParams()
+    params = CartDoublePendulumParams(np.zeros((6, 6)))
+    A, B = linearise(step, np.zeros(6), np.zeros(1), params)
+    weights = np.diag([0.2, 1.0, 1.0, 0.05, 0.1, 0.1])
+    params = params._replace(value=riccati(A, B, weights, np.diag([1e-4])))
     return AnalyticTask(
         name="cart-double-pendulum",
         dt=params.dt,
@@ -163,7 +181,7 @@ def cart_double_pendulum() -> AnalyticTask:
         params=params,
         cost=cost,
         terminal=terminal,
-        episode_steps=250,
+        episode_steps=500,
         preset={"planner": "icem", "budget": 128, "horizon": 30, "beta": 2.0},
         state_names=("position", "angle_1", "angle_2", "velocity", "rate_1", "rate_2"),
         control_names=("force",),

@@ -6,8 +6,7 @@ State: position (m), velocity (m/s). Control: acceleration (m/s^2), held over th
     cost = x^T Q x + R u^2,    terminal = x^T P x
 
 P solves the discrete algebraic Riccati equation, so that the optimum over any horizon is the infinite-horizon one:
-u = -K x, K = (R + B^T P B)^-1 B^T P A (Bertsekas, Dynamic Programming and Optimal Control I, section 3.1, discounted by
-nothing). From a start within 1 m and 0.5 m/s that control stays within its bounds.
+u = -K x, K = (R + B^T P B)^-1 B^T P A (`riccati`). From a start within 1 m and 0.5 m/s that control stays within its bounds.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpcrl.tasks.canvas import BLUE, GREEN, GREY, INK, ORANGE, Canvas
+from mpcrl.tasks.riccati import riccati
 from mpcrl.tasks.task import AnalyticTask
 
 
@@ -94,18 +94,6 @@ def lqr_matrices(p: LqrParams) -> LqrMatrices:
     return LqrMatrices(A, B, np.diag([p.q_position, p.q_velocity]), R, P, K)
 
 
-def _riccati(p: LqrParams) -> np.ndarray:
-    """The P [2, 2] of an infinite horizon, by value iteration."""
-    A, B, Q, R, P, _ = lqr_matrices(p)
-    for _ in range(10_000):
-        K = np.linalg.solve(R + B.T @ P @ B, B.T @ P @ A)
-        new = Q + A.T @ P @ (A - B @ K)
-        if np.abs(new - P).max() <= 1e-14 * np.abs(new).max():
-            break
-        P = new
-    return P
-
-
 def draw(canvas: Canvas, x: tuple[float, ...], p: LqrParams) -> None:
     """The mass on its rail, its velocity, and the origin."""
     canvas.view(-1.6, 1.6, -1.0, 1.0)
@@ -123,7 +111,8 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: LqrParams) -> None:
 def lqr() -> AnalyticTask:
     """Bring a mass on a line to rest at the origin."""
     weights = LqrParams(0.1, 1.0, 0.1, 0.1, 0.0, 0.0, 0.0)
-    P = _riccati(weights)
+    A, B, Q, R, _, _ = lqr_matrices(weights)
+    P = riccati(A, B, Q, R)
     params = weights._replace(p_position=float(P[0, 0]), p_cross=float(P[0, 1]), p_velocity=float(P[1, 1]))
     return AnalyticTask(
         name="lqr",
