@@ -59,20 +59,21 @@ def expm1_tail(f: mp.mpf) -> mp.mpf:
 def main() -> None:
     tiny, half_log2 = mp.mpf("1e-6"), mp.log(2) / 2 * mp.mpf("1.0001")
     cot = (lambda s: (mp.sqrt(s) / mp.tan(mp.sqrt(s)) - 1) / s), (lambda s: s * mp.tan(mp.sqrt(s)) / mp.sqrt(s))
-    jobs = {  # target and weight, interval of the variable, degree for float32 and float64
-        "sin": (in_square(mp.sin), tiny, mp.mpf("1.6") ** 2, 3, 6),
-        "cot": (cot, tiny, mp.mpf("0.786") ** 2, 3, 7),
-        "expm1": ((expm1_tail, lambda f: 1 / expm1_tail(f)), -half_log2, half_log2, 5, 9),
-        "log": (in_square(lambda q: 2 * mp.atanh(q), 2), tiny, mp.mpf("0.1716") ** 2, 2, 5),
-        "asin": (in_square(mp.asin), tiny, mp.mpf("0.2501"), 4, 10),
-        "atan": (in_square(mp.atan), tiny, mp.mpf(1), 6, 17),
+    jobs: dict[str, tuple[tuple[Real, Real], mp.mpf, mp.mpf, tuple[int, int]]] = {
+        # target and weight, interval of the variable, degree for float32 and for float64
+        "sin": (in_square(mp.sin), tiny, mp.mpf("1.6") ** 2, (3, 6)),
+        "cot": (cot, tiny, mp.mpf("0.786") ** 2, (3, 7)),
+        "expm1": ((expm1_tail, lambda f: 1 / expm1_tail(f)), -half_log2, half_log2, (5, 9)),
+        "log": (in_square(lambda q: 2 * mp.atanh(q), 2), tiny, mp.mpf("0.1716") ** 2, (2, 5)),
+        "asin": (in_square(mp.asin), tiny, mp.mpf("0.2501"), (4, 10)),
+        "atan": (in_square(mp.atan), tiny, mp.mpf(1), (6, 17)),
     }
-    for name, ((target, weight), low, high, *degrees) in jobs.items():
-        for dtype, degree in zip((np.float32, np.float64), degrees, strict=True):
-            rounded = [float(dtype(c)) for c in remez(target, weight, low, high, degree)]
+    for name, ((target, weight), low, high, degrees) in jobs.items():
+        for dtype, degree in zip(("float32", "float64"), degrees, strict=True):
+            rounded = [float(np.array(float(c), dtype)) for c in remez(target, weight, low, high, degree)]
             sample = [low + (high - low) * i / 997 for i in range(998)]
             error = max(abs(weight(x) * (target(x) - mp.polyval(rounded[::-1], x))) for x in sample)
-            print(f"{name} {dtype.__name__}, relative error {float(error):.1e}:\n    {', '.join(map(repr, rounded))}")
+            print(f"{name} {dtype}, relative error {mp.nstr(error, 2)}:\n    {', '.join(map(repr, rounded))}")
 
 
 if __name__ == "__main__":

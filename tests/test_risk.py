@@ -117,9 +117,11 @@ def test_entropic_is_its_definition_and_close_to_mean_and_variance(costs: np.nda
 @given(costs=WITH_FAILURES)
 def test_who_looks_past_a_failed_scenario(costs: np.ndarray) -> None:
     failed = np.isinf(costs)
-    for risk in (Mean(), Worst(), Entropic(0.5), CVaR(0.0), CVaR(0.4)):
+    risks: list[Risk] = [Mean(), Worst(), Entropic(0.5), CVaR(0.0), CVaR(0.4)]
+    for risk in risks:
         assert np.array_equal(np.isinf(risk(costs)), failed.any(axis=0)), risk
-    for risk in (Best(), Entropic(-0.5)):
+    risks = [Best(), Entropic(-0.5)]
+    for risk in risks:
         assert np.array_equal(np.isinf(risk(costs)), failed.all(axis=0)), risk
     assume(costs.shape[0] > 1)
     assert np.array_equal(np.isinf(VaR(0.5)(costs)), failed.sum(axis=0) > costs.shape[0] // 2)

@@ -218,7 +218,7 @@ class System:
                 solved_at = None
             elif solved_at is None:
                 solved_at = t + 1
-        return {"solved": solved_at is not None, "at": solved_at, "cost": total, "state": x}
+        return {"solved": solved_at is not None, "at": solved_at, "cost": float(total), "state": [float(value) for value in x]}
 
 
 def system(name: str) -> System:

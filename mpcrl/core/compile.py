@@ -30,6 +30,11 @@ FASTMATH = {"contract", "nsz", "arcp", "afn"}
 """Flags of every kernel. Not `nnan` and `ninf`: they delete the checks for failed samples. Not `reassoc`: it folds the
 two parts of pi in range reductions, and makes sums depend on the vector width."""
 
+_ONLY_PRANGE = {"prange": True} | dict.fromkeys(
+    ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
+)
+"""Parallel where a kernel says so: otherwise each small array expression would wake all threads."""
+
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
 
@@ -136,7 +141,7 @@ def kernel(function: Callable[..., Any] | None = None, *, parallel: bool = False
     """
     if function is None:
         return functools.partial(kernel, parallel=parallel)
-    dispatcher = numba.njit(parallel=parallel, nogil=True, error_model="numpy", fastmath=FASTMATH)(function)
+    dispatcher = numba.njit(parallel=_ONLY_PRANGE if parallel else False, nogil=True, error_model="numpy", fastmath=FASTMATH)(function)
     if not numba.config.DISABLE_JIT and _checked_folder(cache_folder()) is not None:
         dispatcher._cache = _ContentCache(function)
     return dispatcher

@@ -156,12 +156,14 @@ class MuJoCo:
         part = max(1, _RECORD_BYTES // (8 * numbers))
         for low in range(0, count, part):
             chunk = controls[low : low + part]
-            run = self._physics.simulate(state, chunk, threads.count)
             out = np.full(scenarios * len(chunk), np.inf)
-            records = [array for field in zip(run.before, run.after, run.first, strict=True) for array in field]
             with threads.kernels():
                 try:
-                    self._module.evaluate(chunk, run.healthy, t, out, run.stride, *records, *values)
+                    run = self._physics.simulate(state, chunk, threads.count)
+                    records = [array for field in zip(run.before, run.after, run.first, strict=True) for array in field]
+                    self._module.evaluate(chunk, run.healthy, int(t), out, run.stride, *records, *values)
+                except mujoco.FatalError:  # the engine cannot even compute the start: all samples fail
+                    break
                 except NumbaError as error:
                     raise self._uncompilable(error) from error
             costs[:, low : low + part] = out.reshape(scenarios, -1)
@@ -186,7 +188,10 @@ class MuJoCo:
     def terms(self, state: np.ndarray, control: np.ndarray, t: int, params: Any) -> dict[str, float]:
         """The cost of one control step under the first scenario as "cost"; see `Model.terms`."""
         state, controls = self._checked(state, np.asarray(control, np.float64)[None, None])
-        run = physics.SteppedPhysics(self._recording).simulate(state, controls, 1)
+        try:
+            run = physics.SteppedPhysics(self._recording).simulate(state, controls, 1)
+        except mujoco.FatalError:
+            return {"cost": np.inf}
         if not run.healthy[0]:
             return {"cost": np.inf}
         before, after = ([records[0] for records in run.before], [records[0, 0] for records in run.after])

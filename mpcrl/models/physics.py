@@ -43,7 +43,7 @@ _ROLLOUT_RECORDS = {"qpos", "qvel", "act", "sensordata"}
 
 
 class Trajectories(NamedTuple):
-    """Recorded fields of R = scenarios x N simulations, scenario by scenario.
+    """Recorded fields of R = scenarios x N simulations, scenario by scenario; they last until the next call.
 
     Attributes
     ----------
@@ -152,9 +152,10 @@ class _Simulations:
 
     def _start(self, state: np.ndarray) -> tuple[np.ndarray, ...]:
         """The fields at the start [P, ...] under each scenario."""
-        for model, data in zip(self._recording.models, self._data, strict=True):
-            mujoco.mj_setState(model, data, state, STATE)
-            mujoco.mj_forward(model, data)
+        with quiet():
+            for model, data in zip(self._recording.models, self._data, strict=True):
+                mujoco.mj_setState(model, data, state, STATE)
+                mujoco.mj_forward(model, data)
         return tuple(np.stack([getattr(data, name) for data in self._data]) for name in self._recording.fields)
 
     def _held(self, controls: np.ndarray) -> np.ndarray:
@@ -229,7 +230,7 @@ class BatchPhysics(_Simulations):
 
 
 class RolloutPhysics(_Simulations):
-    """`mujoco.rollout`: one native call for all, but state and sensors only."""
+    """`mujoco.rollout`: one native call for all, but only state and sensors; an error of the engine ends the process."""
 
     def simulate(self, state: np.ndarray, controls: np.ndarray, threads: int) -> Trajectories:
         count, horizon, nu = controls.shape
@@ -303,18 +304,19 @@ def stepped(
     """Apply controls [H, nu] from a state to `data`; yields h after control h, and a Failure where there is one."""
     mujoco.mj_resetData(model, data)
     mujoco.mj_setState(model, data, state, STATE)
-    start, horizon = data.time, len(controls)
+    start, steps, horizon = data.time, 0, len(controls)
     for h in range(horizon + 1):
         data.ctrl[:] = controls[min(h, horizon - 1)]
+        more = frame_skip if h < horizon else 1
         try:
-            mujoco.mj_step(model, data, frame_skip if h < horizon else 1)
+            mujoco.mj_step(model, data, more)
         except mujoco.FatalError:
             yield Failure(h)
             return
+        steps += more
         if data.warning.number.any():
-            expected = start + (min(h + 1, horizon) * frame_skip + (h == horizon)) * model.opt.timestep
-            reset = abs(data.time - expected) > model.opt.timestep / 2
-            yield Failure(min(max(h - reset, 0), horizon - 1 if reset else horizon))
+            reset = abs(data.time - start - steps * model.opt.timestep) > model.opt.timestep / 2
+            yield Failure(max(h - reset, 0))  # a reset says that the state was bad before this control
             return
         if h < horizon:
             if refresh:

@@ -94,7 +94,7 @@ def solved(x: tuple[float, ...], p: CartpoleParams) -> bool:
 def energy(x: tuple[float, ...], p: CartpoleParams) -> float:
     """Kinetic and potential energy, J; zero at rest with the pole level."""
     _, angle, velocity, rate = x
-    m, l = p.pole_mass, p.half_length  # noqa: E741
+    m, l = p.pole_mass, p.half_length
     kinetic = 0.5 * (p.cart_mass + m) * velocity**2 + m * l * math.cos(angle) * velocity * rate
     return kinetic + 2.0 / 3.0 * m * l**2 * rate**2 + m * p.gravity * l * math.cos(angle)
 

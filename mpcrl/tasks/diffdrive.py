@@ -8,7 +8,8 @@ State: x, y (m), heading (rad, not wrapped). Controls: forward speed (m/s, backw
 The costmap is built as Nav2's inflation layer builds it (nav2_costmap_2d): 1 where the robot's middle must not be, then
 exp(-scale (distance - radius)) down to 0. Beside it stands a map of the way left to the goal: shortest paths over the cells,
 longer where they cost, so that a short horizon does not get caught behind a wall. Rows of both count along y, columns along
-x, and the cell is looked up by its integer indices, clamped at the rim.
+x, and the cell is looked up by its integer indices, clamped at the rim. A collision costs and does not end the episode: after
+an end nothing more is paid, so that a crash would look cheap to a planner.
 """
 
 from __future__ import annotations
@@ -111,11 +112,6 @@ def terminal(x: tuple[float, ...], p: DiffdriveParams) -> float:
     return 10.0 * (state[0] + state[1] + state[2])
 
 
-def terminated(x: tuple[float, ...], p: DiffdriveParams) -> bool:
-    """A collision."""
-    return costmap_at(x[0], x[1], p) > 0.99
-
-
 def solved(x: tuple[float, ...], p: DiffdriveParams) -> bool:
     """Within 15 cm and 0.25 rad of the goal (the defaults of Nav2's goal checker are 25 cm and 0.25 rad)."""
     near = math.hypot(x[0] - p.goal_x, x[1] - p.goal_y) < 0.15
@@ -208,7 +204,6 @@ def diffdrive_costmap() -> AnalyticTask:
         params=params,
         cost=cost,
         terminal=terminal,
-        terminated=terminated,
         episode_steps=800,
         preset={"planner": "mppi", "budget": 128, "horizon": 40},
         state_names=("x", "y", "heading"),

@@ -7,7 +7,8 @@ linear drag (Mahony, Kumar and Corke, "Multirotor aerial vehicles", 2012):
     m v' = thrust R(q) e3 - m g e3 - drag v,    q' = q * (0, w) / 2,    J w' = torque - w x (J w)
 
 stepped semi-implicitly (rates, then attitude by the exact rotation of constant rates, then velocity, then position).
-Obstacles: rows x, y, z, radius (m) in the parameters; they may move at run time, their number is fixed.
+Obstacles: rows x, y, z, radius (m) in the parameters; they may move at run time, their number is fixed. A collision costs and
+does not end the episode: after an end nothing more is paid, so that a crash would look cheap to a planner.
 """
 
 from __future__ import annotations
@@ -126,15 +127,6 @@ def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: QuadrotorParams)
     )
 
 
-def terminated(x: tuple[float, ...], p: QuadrotorParams) -> bool:
-    """A sphere touched, or the bounds of the space."""
-    hit = abs(x[0]) > p.half_length or abs(x[1]) > p.half_width or x[2] < 0.0 or x[2] > p.ceiling
-    for i in range(8):
-        dx, dy, dz = x[0] - p.obstacles[i, 0], x[1] - p.obstacles[i, 1], x[2] - p.obstacles[i, 2]
-        hit = hit or dx**2 + dy**2 + dz**2 < (p.obstacles[i, 3] + p.body_radius) ** 2
-    return bool(hit)
-
-
 def solved(x: tuple[float, ...], p: QuadrotorParams) -> bool:
     """Within 25 cm of the goal, slower than 0.5 m/s."""
     near = math.sqrt((x[0] - p.goal_x) ** 2 + (x[1] - p.goal_y) ** 2 + (x[2] - p.goal_z) ** 2) < 0.25
@@ -200,8 +192,7 @@ def quadrotor_obstacles() -> AnalyticTask:
         control_high=np.array([20.0, 0.1, 0.1, 0.05]),
         params=params,
         cost=cost,
-        terminated=terminated,
-        episode_steps=250,
+            episode_steps=250,
         preset={"planner": "icem", "budget": 128, "horizon": 35, "beta": 2.0},
         state_names=("x", "y", "z", "vx", "vy", "vz", "qw", "qx", "qy", "qz", "wx", "wy", "wz"),
         control_names=("thrust", "torque_x", "torque_y", "torque_z"),

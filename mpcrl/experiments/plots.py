@@ -1,0 +1,165 @@
+"""The picture of a run: return, state and controls over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpcrl.core.errors import missing
+from mpcrl.experiments.files import atomic
+from mpcrl.experiments.run import Episode, RunResult
+from mpcrl.tasks.task import AnalyticTask, Task
+
+_LINES = 8
+"""More lines than this in one panel cannot be told apart."""
+
+_STEPS = 3
+"""Nor can more controls than this, which jump."""
+
+# Okabe and Ito's palette (Color Universal Design, 2008), which colour-blind readers can tell apart, and two greys.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#999999")
+
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+}
+
+
+def save_plot(task: Task, result: RunResult, path: Path) -> None:
+    """Draw the returns of all episodes, and state and controls of the first, into a PNG file.
+
+    Raises
+    ------
+    MissingDependency
+        Matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise missing("matplotlib", "plots") from error
+
+    episode = result.records[0]
+    groups = _groups(episode)
+    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
+        figure = Figure(figsize=(10.0, 2.4 + 2.3 * (len(groups) + 1)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(2 + len(groups), sharex=True, squeeze=False)[:, 0]
+        _draw_returns(axes[0], task, result)
+        for panel, (title, names, values) in zip(axes[1:-1], groups, strict=True):
+            _draw_lines(panel, title, names, values, task.dt)
+        _draw_controls(axes[-1], task, episode)
+        axes[-1].set_xlabel("time, s")
+        axes[0].set_xlim(0.0, max(len(record.controls) for record in result.records) * task.dt)
+        figure.align_ylabels()
+        with atomic(path) as scratch:
+            figure.savefig(scratch, dpi=120)
+
+
+def _draw_returns(axes: Any, task: Task, result: RunResult) -> None:
+    for number, record in enumerate(result.records):
+        so_far = np.append(0.0, np.cumsum(record.rewards))
+        time = np.arange(so_far.size) * task.dt
+        colour = _COLOURS[0] if number == 0 else "#9CBBD3"
+        axes.plot(time, so_far, color=colour, linewidth=1.8 if number == 0 else 1.0, zorder=3 if number == 0 else 2)
+    first = result.records[0]
+    title = f"{result.task}   {result.planner['name']}, {result.budget} trajectories x {result.horizon} steps"
+    axes.set_title(f"{title}, seed {result.seed}")
+    axes.set_ylabel("return so far")
+    axes.annotate(
+        f"{first.total:.1f}".replace("-", "\N{MINUS SIGN}"),
+        (len(first.rewards) * task.dt, first.total),
+        xytext=(6, 0),
+        textcoords="offset points",
+        color=_COLOURS[0],
+        weight="bold",
+        va="center",
+        annotation_clip=False,
+    )
+
+
+def _draw_lines(axes: Any, title: str, names: tuple[str, ...], values: np.ndarray, dt: float) -> None:
+    """One line per column of values [T, lines], and a legend beside them."""
+    time = np.arange(len(values)) * dt
+    width = _line_width(len(values))
+    for name, colour, column in zip(names, _COLOURS, values.T, strict=False):
+        axes.plot(time, column, color=colour, linewidth=width, label=name)
+    axes.set_ylabel(title)
+    _legend(axes)
+
+
+def _draw_controls(axes: Any, task: Task, episode: Episode) -> None:
+    """Few controls as steps between their bounds; many as a band of colour each, where lines would hide each other."""
+    low, high = task.control_low, task.control_high
+    edges = np.arange(len(episode.controls) + 1) * task.dt
+    if task.nu > _STEPS:
+        shares = (2 * episode.controls - low - high) / (high - low)
+        rows = np.arange(task.nu + 1) - 0.5
+        bands = axes.pcolormesh(edges, rows, shares.T, cmap="RdBu_r", vmin=-1.0, vmax=1.0, rasterized=True)
+        every = -(-task.nu // 12)
+        axes.set_yticks(range(0, task.nu, every), episode.control_names[::every])
+        axes.invert_yaxis()
+        axes.grid(False)
+        axes.set_ylabel("controls")
+        bar = axes.figure.colorbar(bands, ax=axes, ticks=(-1.0, 0.0, 1.0), pad=0.012, aspect=14, fraction=0.03)
+        bar.ax.set_yticklabels(("lowest", "middle", "highest"))
+        bar.outline.set_visible(False)
+        return
+    alike = np.ptp(low) == 0 and np.ptp(high) == 0
+    values = episode.controls if alike else (2 * episode.controls - low - high) / (high - low)
+    width = _line_width(len(values))
+    for name, colour, column in zip(episode.control_names, _COLOURS, values.T, strict=False):
+        axes.stairs(column, edges, baseline=None, color=colour, linewidth=width, label=name)
+    for bound in (low[0], high[0]) if alike else (-1.0, 1.0):
+        axes.axhline(bound, color="#777777", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_ylabel("control" if alike else "control, share of range")
+    _legend(axes)
+
+
+def _line_width(points: int) -> float:
+    return 1.4 if points <= 300 else 0.9
+
+
+def _legend(axes: Any) -> None:
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0.0, handlelength=1.4)
+    for line in legend.get_lines():
+        line.set_linewidth(2.0)
+
+
+def _groups(episode: Episode) -> list[tuple[str, tuple[str, ...], np.ndarray]]:
+    """The signals, those of one magnitude together: one panel, or two where a few would dwarf the others."""
+    names, values = episode.signal_names, episode.signals
+    kept = _chosen(names)
+    names, values = tuple(names[i] for i in kept), values[:, kept]
+    if not names:
+        return []
+    span = np.abs(values).max(axis=0)
+    large = span > 8 * np.median(span)
+    if not large.any():
+        return [("state", names, values)]
+    parts = (("state", ~large), ("state", large))
+    return [
+        (title, tuple(n for n, take in zip(names, part, strict=True) if take), values[:, part]) for title, part in parts
+    ]
+
+
+def _chosen(names: tuple[str, ...]) -> list[int]:
+    """Which signals fit: the first half of positions and the first half of velocities where there are too many."""
+    if len(names) <= _LINES:
+        return list(range(len(names)))
+    half = len(names) // 2
+    return [*range(_LINES // 2), *range(half, half + _LINES // 2)]

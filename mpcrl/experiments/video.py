@@ -1,0 +1,142 @@
+"""Videos of episodes, and what draws them without a screen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpcrl.core.errors import InvalidInput, missing
+from mpcrl.experiments.files import atomic
+from mpcrl.experiments.run import Episode
+from mpcrl.tasks.canvas import Canvas
+from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.task import AnalyticTask, Task
+
+_FRAME_RATE = 30.0
+"""Frames per second at most, about; a video runs in real time."""
+
+# Broken graphics drivers abort the process or raise at its exit: a child process tries them out.
+_TRIAL = """
+import mujoco
+model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos="0 0 3"/><geom size="1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 32, 32) as renderer:
+    renderer.update_scene(data)
+    picture = renderer.render()
+assert picture.std() > 0, "the picture is empty"
+print("drawn")
+"""
+
+
+@cache
+def renderer_works(backend: str) -> bool:
+    """Whether MuJoCo can draw without a window by this backend: glfw, egl or osmesa; takes a second or two."""
+    environment = {**os.environ, "MUJOCO_GL": backend}
+    try:
+        trial = subprocess.run(
+            [sys.executable, "-c", _TRIAL], env=environment, capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "drawn" in trial.stdout
+
+
+def working_renderer() -> str | None:
+    """The backend that MuJoCo draws with: MUJOCO_GL where it is set and works, else the first that does."""
+    chosen = os.environ.get("MUJOCO_GL")
+    backends = ("cgl",) if sys.platform == "darwin" else ("egl", "osmesa")
+    screen = ("glfw",) if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") else ()
+    candidates = (chosen,) if chosen else screen + backends
+    return next((backend for backend in candidates if renderer_works(backend)), None)
+
+
+def use_working_renderer() -> None:
+    """Set MUJOCO_GL to a backend that works, where it is not set. Has to come before MuJoCo is loaded."""
+    if not os.environ.get("MUJOCO_GL") and (backend := working_renderer()):
+        os.environ["MUJOCO_GL"] = backend
+
+
+def save_video(task: Task, episode: Episode, path: Path) -> None:
+    """Write an episode as an H.264 video (mp4) that runs in real time.
+
+    Raises
+    ------
+    InvalidInput
+        Nothing can be drawn here, or the file not be written; the message says why.
+    MissingDependency
+        A package is not installed.
+    """
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise missing("imageio-ffmpeg", "video") from error
+
+    every = max(1, round(1 / (_FRAME_RATE * task.dt)))
+    pictures = _pictures(task, episode, every)
+    first = next(pictures)
+    height, width = (size - size % 2 for size in first.shape[:2])  # H.264 halves the colours' resolution
+    rate = 1 / (every * task.dt)
+    with atomic(path) as scratch:
+        # crf 20: sharp; veryfast: a third of the time for a tenth more bytes
+        settings = ["-crf", "20", "-preset", "veryfast", "-movflags", "+faststart"]
+        writer = imageio_ffmpeg.write_frames(
+            str(scratch), (width, height), fps=rate, quality=None, macro_block_size=2, output_params=settings
+        )
+        try:
+            writer.send(None)
+            for picture in (first, *pictures):
+                writer.send(np.ascontiguousarray(picture[:height, :width]))
+        except OSError as error:
+            raise InvalidInput(f"ffmpeg could not write {path}: {error}") from error
+        finally:
+            writer.close()
+
+
+def _pictures(task: Task, episode: Episode, every: int) -> Iterator[np.ndarray]:
+    """Pictures uint8 [height, width, 3] of the first and each `every`-th later state."""
+    if isinstance(task, AnalyticTask):
+        if task.draw is None:
+            raise InvalidInput(f"task {task.name!r} has no function `draw`")
+        for state in episode.states[::every]:
+            canvas = Canvas()
+            task.draw(canvas, tuple(state.tolist()), task.params)
+            yield canvas.image()
+    elif isinstance(task, MujocoTask):
+        yield from _replayed(task, episode, every)
+    else:
+        raise InvalidInput(f"no way is known to draw a {type(task).__name__}")
+
+
+def _replayed(task: MujocoTask, episode: Episode, every: int) -> Iterator[np.ndarray]:
+    """Drawn while the same controls from the same seed go through the environment once more."""
+    backend = working_renderer()
+    if backend is None:
+        wanted = os.environ.get("MUJOCO_GL")
+        tried = f"MUJOCO_GL={wanted} does not work here" if wanted else "neither EGL nor OSMesa works here"
+        raise InvalidInput(f"MuJoCo cannot draw: {tried}; on Debian or Ubuntu: apt install libosmesa6")
+    env = task.make_env(render_mode="rgb_array")
+    try:
+        _enlarge(env)
+        env.reset(seed=episode.seed)
+        yield env.render()
+        for step, control in enumerate(episode.controls, 1):
+            env.step(control)
+            if step % every == 0:
+                yield env.render()
+    finally:
+        env.close()
+
+
+def _enlarge(env: Any) -> None:
+    """dm_control, through shimmy, draws 320 x 240 pixels from afar unless it is told otherwise."""
+    settings = getattr(env.unwrapped, "render_kwargs", None)
+    if isinstance(settings, dict):
+        settings.update(width=640, height=480, camera_id=0)
