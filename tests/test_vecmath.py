@@ -44,10 +44,10 @@ MPMATH: dict[str, Callable[..., Any]] = {name: getattr(mpmath, name) for name in
 ABSOLUTE = {"sin": ((2e-7, 4e-16), (1e6, 1e9)), "cos": ((2e-7, 4e-16), (1e6, 1e9))}
 RELATIVE = {
     "tan": ((3e-7, 1e-15), (1e5, 1e9)),
-    "asin": ((4e-7, 1e-15), (1, 1)),
+    "asin": ((3e-7, 1e-15), (1, 1)),
     "acos": ((3e-7, 1e-15), (1, 1)),
     "atan": ((3e-7, 5e-16), (math.inf, math.inf)),
-    "atan2": ((4e-7, 1e-15), (math.inf, math.inf)),
+    "atan2": ((3e-7, 1e-15), (math.inf, math.inf)),
     "exp": ((2e-7, 1e-15), (100, 750)),
     "log": ((1e-7, 4e-16), (math.inf, math.inf)),
     "tanh": ((2.5e-7, 2e-15), (math.inf, math.inf)),

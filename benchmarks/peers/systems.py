@@ -163,7 +163,7 @@ def costmap(cells: int = 200, resolution: float = 0.05) -> np.ndarray:
     centre = (np.arange(cells) + 0.5) * resolution
     x, y = np.meshgrid(centre, centre)
     clearance = np.minimum.reduce([x, y, cells * resolution - x, cells * resolution - y])
-    for px, py, radius in ((3.0, 2.6, 0.4), (4.2, 4.6, 0.5), (2.0, 4.6, 0.4), (6.5, 5.5, 0.6), (6.0, 2.5, 0.5)):
+    for px, py, radius in ((3.0, 2.1, 0.35), (4.0, 3.8, 0.35), (2.0, 4.6, 0.4), (6.5, 5.5, 0.6), (6.0, 2.5, 0.5)):
         clearance = np.minimum(clearance, np.hypot(x - px, y - py) - radius)
     return np.where(clearance <= 0.2, 1.0, np.exp(-5.0 * (clearance - 0.2))).astype(np.float32)
 
@@ -172,8 +172,8 @@ def costmap(cells: int = 200, resolution: float = 0.05) -> np.ndarray:
 class System:
     """One problem with what a planner needs beside its formulas.
 
-    `sigma` [nu] is the standard deviation of the control noise, `temperature` MPPI's lambda, `steps` the length of the
-    episode that shows that the problem is solved. Plans start from zero controls and are extended by them.
+    `width` is the standard deviation of the control noise in half ranges, `temperature` MPPI's lambda, `steps` the length
+    of the episode that shows that the problem is solved. Plans start from zero controls, the middle of the bounds.
     """
 
     name: str
@@ -187,9 +187,14 @@ class System:
     start: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    sigma: tuple[float, ...]
+    width: float
     temperature: float
     steps: int
+
+    @property
+    def sigma(self) -> tuple[float, ...]:
+        """Standard deviation [nu] of the control noise."""
+        return tuple(self.width * (high - low) / 2 for low, high in zip(self.low, self.high, strict=True))
 
     def cost_of(self, controls: np.ndarray) -> np.ndarray:
         """Cost [N] of controls [N, H, nu] from the start, in float64, one plain call after the other.
@@ -218,7 +223,7 @@ class System:
                 solved_at = None
             elif solved_at is None:
                 solved_at = t + 1
-        return {"solved": solved_at is not None, "at": solved_at, "cost": float(total), "state": [float(value) for value in x]}
+        return {"solved": solved_at is not None, "at": solved_at, "cost": float(total)}
 
 
 def system(name: str) -> System:
@@ -230,7 +235,7 @@ def pendulum() -> System:
     return System(
         name="pendulum", state_names=("angle", "speed"), control_names=("torque",),
         step=pendulum_step, cost=pendulum_cost, terminal=pendulum_terminal, solved=pendulum_solved,
-        params=Pendulum(), start=(math.pi, 0.0), low=(-2.0,), high=(2.0,), sigma=(1.0,),
+        params=Pendulum(), start=(math.pi, 0.0), low=(-2.0,), high=(2.0,), width=0.5,
         temperature=1.0, steps=200,
     )  # fmt: skip
 
@@ -246,7 +251,7 @@ def quadrotor() -> System:
             goal=np.array([2.5, 0.0, 1.2], np.float32),
         ),
         start=(0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-        low=(-9.81, -20.0, -20.0, -10.0), high=(10.0, 20.0, 20.0, 10.0), sigma=(2.0, 4.0, 4.0, 1.0),
+        low=(-9.81, -20.0, -20.0, -5.0), high=(9.81, 20.0, 20.0, 5.0), width=0.2,
         temperature=5.0, steps=250,
     )  # fmt: skip
 
@@ -256,6 +261,6 @@ def diffdrive() -> System:
         name="diffdrive", state_names=("x", "y", "heading"), control_names=("speed", "turn"),
         step=diffdrive_step, cost=diffdrive_cost, terminal=diffdrive_terminal, solved=diffdrive_solved,
         params=DiffDrive(costmap=costmap(), goal=np.array([5.4, 4.0], np.float32)),
-        start=(1.2, 1.5, 0.0), low=(-0.35, -1.9), high=(0.5, 1.9),
-        sigma=(0.2, 0.4), temperature=0.3, steps=400,
+        start=(1.2, 1.5, 0.0), low=(-0.5, -1.0), high=(0.5, 1.0), width=0.4,
+        temperature=0.3, steps=400,
     )  # fmt: skip

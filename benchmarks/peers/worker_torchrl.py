@@ -1,8 +1,7 @@
 """torchrl: its MPPIPlanner over an environment that holds the differential drive.
 
 One optimisation step in which every candidate counts is MPPI. The planner starts from zero mean and unit standard
-deviation each time, so the environment's actions are controls in units of their standard deviation; its weights are
-exp(temperature x advantage) without subtracting the best, so the reward is scaled to stay within float32.
+deviation each time, so the environment's actions are controls in units of their standard deviation.
 """
 
 from __future__ import annotations
@@ -48,11 +47,15 @@ class SystemEnvironment(EnvBase):
 
 
 class Return(torch.nn.Module):
-    """The advantage of plain MPPI: the return of the whole candidate, with nothing learned."""
+    """The advantage of plain MPPI: the candidate's return less that of the best, with nothing learned.
+
+    The planner's weights are exp(temperature x advantage); without the best's they would underflow.
+    """
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        total = tensordict["next", "reward"].sum(dim=-2, keepdim=True)
-        return tensordict.set("advantage", total.expand_as(tensordict["next", "reward"]))
+        reward = tensordict["next", "reward"]
+        total = reward.sum(dim=-2, keepdim=True)
+        return tensordict.set("advantage", (total - total.amax(dim=-3, keepdim=True)).expand_as(reward))
 
 
 class Worker(SystemWorker):
@@ -62,7 +65,7 @@ class Worker(SystemWorker):
         self.planner = MPPIPlanner(
             self.environment,
             Return(),
-            temperature=1.0 / TEMPERATURE,
+            temperature=1.0 / self.system.temperature,
             planning_horizon=horizon,
             optim_steps=1,
             num_candidates=samples,
@@ -81,9 +84,6 @@ class Worker(SystemWorker):
     def total(self, controls: np.ndarray) -> np.ndarray:
         return systems_torch.costs(self.environment.advance, self.environment.cost, self.system.start, controls)
 
-
-# Its return of 100 steps is about -400 at the start: 4 times its weight's exponent here.
-TEMPERATURE = 8.0
 
 if __name__ == "__main__":
     serve(Worker())

@@ -373,7 +373,7 @@ def _inverse(form: _Format) -> tuple[Any, ...]:
 
     @_lane
     def asin(x):
-        """Error 4e-7, 1e-15; NaN for |x| > 1."""
+        """Error 3e-7, 1e-15; NaN for |x| > 1."""
         a = abs(x)
         outer = a > half
         p = folded_asin(a, outer)
@@ -407,7 +407,7 @@ def _inverse(form: _Format) -> tuple[Any, ...]:
 
     @_lane
     def atan2(y, x):
-        """Error 4e-7, 1e-15."""
+        """Error 3e-7, 1e-15."""
         ax, ay = abs(x), abs(y)
         steep = ay > ax
         above = ax if steep else ay

@@ -10,18 +10,16 @@ import numpy as np
 from mpcrl.core.errors import missing
 from mpcrl.experiments.files import atomic
 from mpcrl.experiments.run import Episode, RunResult
-from mpcrl.tasks.task import AnalyticTask, Task
-
-_LINES = 8
-"""More lines than this in one panel cannot be told apart."""
+from mpcrl.experiments.worlds import Signals
+from mpcrl.tasks.task import Task
 
 _STEPS = 3
-"""Nor can more controls than this, which jump."""
+"""More controls than this, which jump, cannot be told apart as lines."""
 
 # Okabe and Ito's palette (Color Universal Design, 2008), which colour-blind readers can tell apart, and two greys.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#999999")
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -54,14 +52,15 @@ def save_plot(task: Task, result: RunResult, path: Path) -> None:
         raise missing("matplotlib", "plots") from error
 
     episode = result.records[0]
-    groups = _groups(episode)
+    panels = _panels(episode)
     with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
-        figure = Figure(figsize=(10.0, 2.4 + 2.3 * (len(groups) + 1)), layout="constrained")
+        figure = Figure(figsize=(10.0, 4.9 + 1.9 * len(panels)), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(2 + len(groups), sharex=True, squeeze=False)[:, 0]
+        heights = [2.3, *(1.9 for _ in panels), 2.3]
+        axes = figure.subplots(len(heights), sharex=True, height_ratios=heights)
         _draw_returns(axes[0], task, result)
-        for panel, (title, names, values) in zip(axes[1:-1], groups, strict=True):
-            _draw_lines(panel, title, names, values, task.dt)
+        for panel, signals in zip(axes[1:-1], panels, strict=True):
+            _draw_lines(panel, signals, task.dt)
         _draw_controls(axes[-1], task, episode)
         axes[-1].set_xlabel("time, s")
         axes[0].set_xlim(0.0, max(len(record.controls) for record in result.records) * task.dt)
@@ -78,10 +77,12 @@ def _draw_returns(axes: Any, task: Task, result: RunResult) -> None:
         axes.plot(time, so_far, color=colour, linewidth=1.8 if number == 0 else 1.0, zorder=3 if number == 0 else 2)
     first = result.records[0]
     title = f"{result.task}   {result.planner['name']}, {result.budget} trajectories x {result.horizon} steps"
-    axes.set_title(f"{title}, seed {result.seed}")
+    last = result.seed + len(result.records) - 1
+    seeds = f"seed {result.seed}" if last == result.seed else f"seed {result.seed} (pale: to {last})"
+    axes.set_title(f"{title}, {seeds}")
     axes.set_ylabel("return so far")
     axes.annotate(
-        f"{first.total:.1f}".replace("-", "\N{MINUS SIGN}"),
+        f"{first.total:,.1f}".replace("-", "\N{MINUS SIGN}"),
         (len(first.rewards) * task.dt, first.total),
         xytext=(6, 0),
         textcoords="offset points",
@@ -92,13 +93,12 @@ def _draw_returns(axes: Any, task: Task, result: RunResult) -> None:
     )
 
 
-def _draw_lines(axes: Any, title: str, names: tuple[str, ...], values: np.ndarray, dt: float) -> None:
-    """One line per column of values [T, lines], and a legend beside them."""
-    time = np.arange(len(values)) * dt
-    width = _line_width(len(values))
-    for name, colour, column in zip(names, _COLOURS, values.T, strict=False):
-        axes.plot(time, column, color=colour, linewidth=width, label=name)
-    axes.set_ylabel(title)
+def _draw_lines(axes: Any, signals: Signals, dt: float) -> None:
+    """One line per signal, and a legend beside them."""
+    time = np.arange(len(signals.values)) * dt
+    for name, colour, column in zip(signals.names, _COLOURS, signals.values.T, strict=False):
+        axes.plot(time, column, color=colour, linewidth=_line_width(time.size), label=name)
+    axes.set_ylabel(signals.title)
     _legend(axes)
 
 
@@ -115,7 +115,8 @@ def _draw_controls(axes: Any, task: Task, episode: Episode) -> None:
         axes.invert_yaxis()
         axes.grid(False)
         axes.set_ylabel("controls")
-        bar = axes.figure.colorbar(bands, ax=axes, ticks=(-1.0, 0.0, 1.0), pad=0.012, aspect=14, fraction=0.03)
+        beside = axes.inset_axes((1.012, 0.0, 0.014, 1.0))
+        bar = axes.figure.colorbar(bands, cax=beside, ticks=(-1.0, 0.0, 1.0))
         bar.ax.set_yticklabels(("lowest", "middle", "highest"))
         bar.outline.set_visible(False)
         return
@@ -140,26 +141,14 @@ def _legend(axes: Any) -> None:
         line.set_linewidth(2.0)
 
 
-def _groups(episode: Episode) -> list[tuple[str, tuple[str, ...], np.ndarray]]:
-    """The signals, those of one magnitude together: one panel, or two where a few would dwarf the others."""
-    names, values = episode.signal_names, episode.signals
-    kept = _chosen(names)
-    names, values = tuple(names[i] for i in kept), values[:, kept]
-    if not names:
-        return []
-    span = np.abs(values).max(axis=0)
-    large = span > 8 * np.median(span)
-    if not large.any():
-        return [("state", names, values)]
-    parts = (("state", ~large), ("state", large))
-    return [
-        (title, tuple(n for n, take in zip(names, part, strict=True) if take), values[:, part]) for title, part in parts
-    ]
-
-
-def _chosen(names: tuple[str, ...]) -> list[int]:
-    """Which signals fit: the first half of positions and the first half of velocities where there are too many."""
-    if len(names) <= _LINES:
-        return list(range(len(names)))
-    half = len(names) // 2
-    return [*range(_LINES // 2), *range(half, half + _LINES // 2)]
+def _panels(episode: Episode) -> list[Signals]:
+    """The signals, each in a panel with those of its magnitude: a few would dwarf the others."""
+    panels = []
+    for signals in episode.signals:
+        span = np.abs(signals.values).max(axis=0)
+        large = span > 8 * np.median(span)
+        for part in (~large, large):
+            if part.any():
+                names = tuple(name for name, taken in zip(signals.names, part, strict=True) if taken)
+                panels.append(Signals(signals.title, names, signals.values[:, part]))
+    return panels

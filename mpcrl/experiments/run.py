@@ -20,9 +20,8 @@ import numpy as np
 from mpcrl.control.controller import Controller, Status
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput, unknown_name
-from mpcrl.core.threads import ThreadBudget
 from mpcrl.experiments.machine import machine, versions
-from mpcrl.experiments.worlds import MujocoWorld, world_of
+from mpcrl.experiments.worlds import MujocoWorld, Signals, World, world_of
 from mpcrl.models.model import Model
 from mpcrl.planners.planner import Planner
 from mpcrl.planners.presets import PRESETS
@@ -71,8 +70,7 @@ class Episode:
     controls : ndarray [T, nu]
     rewards, plan_ms : ndarray [T]
     ended : {"terminated", "time limit", "steps done", "interrupted"}
-    signal_names : tuple of str
-    signals : ndarray [T + 1, signals]
+    signals : tuple of Signals
         What is worth plotting of the states.
     control_names : tuple of str
     """
@@ -83,8 +81,7 @@ class Episode:
     rewards: np.ndarray
     plan_ms: np.ndarray
     ended: str
-    signal_names: tuple[str, ...]
-    signals: np.ndarray
+    signals: tuple[Signals, ...]
     control_names: tuple[str, ...]
 
     @property
@@ -215,20 +212,22 @@ def run_task(
     steps = task.episode_steps if steps is None else positive_integer("steps", steps)
     if steps > task.episode_steps:
         raise InvalidInput(f"an episode of {task.name!r} has {task.episode_steps} control steps; got steps={steps}")
-    name = "custom"
     begin = time.perf_counter()
+    predictor: Any  # a Model; the task's own MuJoCo model also has `use`
     if isinstance(model, str):
-        name, model = _model_named(task, model, dtype)
-    elif dtype is not None:
+        name, predictor = _model_named(task, model, dtype)
+    elif dtype is None:
+        name, predictor = "custom", model
+    else:
         raise InvalidInput(f"dtype is for models given by name; this one computes in {model.dtype}")
-    controller = Controller(task, planner, model=model, seed=seed, threads=threads)
+    controller = Controller(task, planner, model=predictor, seed=seed, threads=threads)
     world = world_of(task)
     records: list[Episode] = []
     counts = _Counts()
     try:
         start = world.reset(seed)
         if isinstance(world, MujocoWorld) and name != "custom":
-            model.use(world.mj_model)
+            predictor.use(world.mj_model)
         controller.warmup(start)
         warmup_s = time.perf_counter() - begin
         with _interruptible() as interrupted, controller.threads.limit():
@@ -236,7 +235,7 @@ def run_task(
                 if episode:
                     start = world.reset(seed + episode)
                     if isinstance(world, MujocoWorld) and world.edited and name != "custom":
-                        model.use(world.mj_model)
+                        predictor.use(world.mj_model)
                 controller.reset(seed + episode)
                 loop = _Loop(controller, world, counts, budget_ms, interrupted)
                 where = Progress(episode + 1, episodes, 0, steps, 0.0, np.nan)
@@ -252,7 +251,7 @@ def run_task(
         task=task.name,
         model=name,
         planner=configuration(planner),
-        dtype=str(model.dtype),
+        dtype=str(predictor.dtype),
         budget=planner.budget,
         budget_ms=budget_ms,
         horizon=planner.horizon,
@@ -276,11 +275,10 @@ def run_task(
     )
 
 
-def warm_up(task: Task, planner: Planner, *, model: str = "auto", dtype: str | None = None, threads: int | None) -> float:
-    """Compile and cache all kernels that a run needs; the seconds that it took."""
+def warm_up(task: Task, planner: Planner, *, dtype: str | None = None) -> float:
+    """Compile and cache all kernels that runs of a task and planner need; the seconds that it took."""
     begin = time.perf_counter()
-    _, built = _model_named(task, model, dtype)
-    Controller(task, planner, model=built, threads=threads).warmup()
+    Controller(task, planner, model=_model_named(task, "auto", dtype)[1]).warmup()
     return time.perf_counter() - begin
 
 
@@ -308,16 +306,16 @@ def planner_for(
     name = usual if name is None else name
     if name not in PRESETS:
         raise unknown_name("planner", name, PRESETS)
-    sizes = {size: preset.pop(size) for size in ("budget", "horizon") if size in preset}
+    sizes: dict[str, Any] = {size: preset.pop(size) for size in ("budget", "horizon") if size in preset}
     given = {"budget": budget, "horizon": horizon}
     sizes.update({size: value for size, value in given.items() if value is not None})
-    chosen = {key: _typed(name, key, value) for key, value in (options or {}).items()}
+    chosen: dict[str, Any] = {key: _typed(name, key, value) for key, value in (options or {}).items()}
     return PRESETS[name](**{**sizes, **(preset if name == usual else {}), **chosen})
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str]:
     """`name=value` texts as a mapping."""
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals and value):
@@ -363,7 +361,7 @@ class _Loop:
     """Plan, apply, record."""
 
     controller: Controller
-    world: Any
+    world: World
     counts: _Counts
     budget_ms: float | None
     interrupted: threading.Event
@@ -387,7 +385,6 @@ class _Loop:
                 ended = "steps done"
             if not ended and self.interrupted.is_set():
                 ended = "interrupted"
-        names, signals = self.world.signals(np.array(states))
         return Episode(
             seed=seed,
             states=np.array(states),
@@ -395,8 +392,7 @@ class _Loop:
             rewards=np.array(rewards),
             plan_ms=np.array(times),
             ended=ended,
-            signal_names=names,
-            signals=signals,
+            signals=self.world.signals(np.array(states)),
             control_names=self.world.control_names,
         )
 

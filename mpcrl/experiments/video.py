@@ -17,6 +17,7 @@ from mpcrl.experiments.files import atomic
 from mpcrl.experiments.run import Episode
 from mpcrl.tasks.canvas import Canvas
 from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.registry import ANALYTIC_TASKS
 from mpcrl.tasks.task import AnalyticTask, Task
 
 _FRAME_RATE = 30.0
@@ -58,10 +59,32 @@ def working_renderer() -> str | None:
     return next((backend for backend in candidates if renderer_works(backend)), None)
 
 
-def use_working_renderer() -> None:
-    """Set MUJOCO_GL to a backend that works, where it is not set. Has to come before MuJoCo is loaded."""
-    if not os.environ.get("MUJOCO_GL") and (backend := working_renderer()):
-        os.environ["MUJOCO_GL"] = backend
+def settle_rendering(task: str, drawing: bool) -> str:
+    """Set MUJOCO_GL for this process, which has to be done before MuJoCo is loaded.
+
+    Parameters
+    ----------
+    task : str
+        Its name; an analytic task is not MuJoCo's to draw.
+    drawing : bool
+        Whether anything will be drawn. If not, no graphics driver is loaded, so that none can do harm.
+
+    Returns
+    -------
+    str
+        Why nothing can be drawn; "" if it can, or if nothing will be.
+    """
+    drawing = drawing and task not in ANALYTIC_TASKS
+    backend = working_renderer() if drawing else None
+    why = _no_renderer() if drawing and backend is None else ""
+    os.environ["MUJOCO_GL"] = backend or "disable"
+    return why
+
+
+def _no_renderer() -> str:
+    chosen = os.environ.get("MUJOCO_GL")
+    reason = f"MUJOCO_GL={chosen} does not work here" if chosen else "neither EGL nor OSMesa works here"
+    return f"MuJoCo cannot draw: {reason}; on Debian or Ubuntu, apt install libosmesa6 and leave MUJOCO_GL unset"
 
 
 def save_video(task: Task, episode: Episode, path: Path) -> None:
@@ -117,11 +140,8 @@ def _pictures(task: Task, episode: Episode, every: int) -> Iterator[np.ndarray]:
 
 def _replayed(task: MujocoTask, episode: Episode, every: int) -> Iterator[np.ndarray]:
     """Drawn while the same controls from the same seed go through the environment once more."""
-    backend = working_renderer()
-    if backend is None:
-        wanted = os.environ.get("MUJOCO_GL")
-        tried = f"MUJOCO_GL={wanted} does not work here" if wanted else "neither EGL nor OSMesa works here"
-        raise InvalidInput(f"MuJoCo cannot draw: {tried}; on Debian or Ubuntu: apt install libosmesa6")
+    if working_renderer() is None:
+        raise InvalidInput(_no_renderer())
     env = task.make_env(render_mode="rgb_array")
     try:
         _enlarge(env)

@@ -28,6 +28,28 @@ class Outcome(NamedTuple):
     ended: str
 
 
+class Signals(NamedTuple):
+    """Quantities that belong into one plot.
+
+    Attributes
+    ----------
+    title : str
+    names : tuple of str
+    values : ndarray [T, names]
+    """
+
+    title: str
+    names: tuple[str, ...]
+    values: np.ndarray
+
+
+_LINES = 8
+"""More lines than this in one plot cannot be told apart."""
+
+_JOINTS = 5
+"""Joints of a robot that are shown: the first ones, which are nearest to its root."""
+
+
 class World(Protocol):
     """One episode after the other of one task."""
 
@@ -42,8 +64,8 @@ class World(Protocol):
         """Apply a control [nu] for one control period."""
         ...
 
-    def signals(self, states: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-        """What is worth plotting of states [T, nx]: names, and values [T, signals]."""
+    def signals(self, states: np.ndarray) -> tuple[Signals, ...]:
+        """What is worth plotting of states [T, nx]."""
         ...
 
     def close(self) -> None: ...
@@ -85,8 +107,12 @@ class AnalyticWorld:
         ended = "terminated" if over else "time limit" if self._steps >= task.episode_steps else ""
         return Outcome(np.array(self._state), reward, ended)
 
-    def signals(self, states: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-        return self.task.state_names, states
+    def signals(self, states: np.ndarray) -> tuple[Signals, ...]:
+        """All states, or the first ones in two halves where they are many."""
+        names = self.task.state_names[: 2 * _LINES]
+        half = len(names) if len(names) <= _LINES else len(names) // 2
+        parts = (slice(0, half), slice(half, len(names)))
+        return tuple(Signals("state", names[part], states[:, part]) for part in parts if names[part])
 
     def close(self) -> None:
         """Nothing is open."""
@@ -126,29 +152,26 @@ class MujocoWorld:
         ended = "terminated" if terminated else "time limit" if truncated else ""
         return Outcome(self.task.state(self._env), float(reward), ended)
 
-    def signals(self, states: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-        """Positions and velocities of the joints with one degree of freedom, which have a name and a number each."""
+    def signals(self, states: np.ndarray) -> tuple[Signals, ...]:
+        """Positions and velocities of the first joints with one degree of freedom: those that are one number each."""
         import mujoco
 
         model, kinds = self.mj_model, mujoco.mjtState
-        single = [
-            joint
-            for joint in range(model.njnt)
-            if int(model.jnt_type[joint]) in (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
-        ]
-        names: list[str] = []
-        columns: list[np.ndarray] = []
-        for kind, label, first in (
-            (kinds.mjSTATE_QPOS, "{}", model.jnt_qposadr),
-            (kinds.mjSTATE_QVEL, "{} velocity", model.jnt_dofadr),
+        single = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
+        joints = [joint for joint in range(model.njnt) if int(model.jnt_type[joint]) in single][:_JOINTS]
+        if not joints:
+            return ()
+        names = tuple(model.joint(joint).name or f"joint {joint}" for joint in joints)
+        found = []
+        for title, kind, column in (
+            ("position", kinds.mjSTATE_QPOS, model.jnt_qposadr[joints]),
+            ("velocity", kinds.mjSTATE_QVEL, model.jnt_dofadr[joints]),
         ):
             part = np.empty((len(states), mujoco.mj_stateSize(model, kind)))
             for state, row in zip(states, part, strict=True):
                 mujoco.mj_extractState(model, state, kinds.mjSTATE_INTEGRATION, row, kind)
-            for joint in single:
-                names.append(label.format(model.joint(joint).name or f"joint {joint}"))
-                columns.append(part[:, first[joint]])
-        return tuple(names), np.stack(columns, axis=1) if columns else np.zeros((len(states), 0))
+            found.append(Signals(title, names, part[:, column]))
+        return tuple(found)
 
     def close(self) -> None:
         self._env.close()

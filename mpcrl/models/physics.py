@@ -230,7 +230,7 @@ class BatchPhysics(_Simulations):
 
 
 class RolloutPhysics(_Simulations):
-    """`mujoco.rollout`: one native call for all, but only state and sensors; an error of the engine ends the process."""
+    """`mujoco.rollout`: one native call, but state and sensors only; an error of the engine ends the process."""
 
     def simulate(self, state: np.ndarray, controls: np.ndarray, threads: int) -> Trajectories:
         count, horizon, nu = controls.shape

@@ -119,13 +119,14 @@ class Sampler:
         self.planner, self.space = planner, space
         horizon, curve = planner.horizon, planner.parametrisation
         self._times = curve.times(horizon)
-        self._curve = curve.weights(np.arange(horizon, dtype=np.float64), horizon)
+        # kernels are compiled per memory layout: everything that they take is C-contiguous
+        self._curve = np.ascontiguousarray(curve.weights(np.arange(horizon, dtype=np.float64), horizon))
         self._lifted = isinstance(curve, Derivative)
         per_step = isinstance(curve, PerStep)
         mapped = not per_step or self._lifted or space.rate_limited
         self._basis = self._curve * (space.dt if self._lifted else 1.0) if mapped else _NO_MATRIX
         decisions = self._times.size
-        self._colour, self._table = planner.noise.colour(decisions), planner.noise.table()
+        self._colour, self._table = np.ascontiguousarray(planner.noise.colour(decisions)), planner.noise.table()
         self._low, self._high = space.inner_bounds()
         self._bounds = np.stack([self._low, self._high, space.rate * space.dt, space.middle])
         decay = planner.schedule.horizon_annealing ** np.arange(decisions)[::-1]
@@ -294,7 +295,7 @@ class Sampler:
         if self._lifted:
             return state._replace(base=np.clip(controls, self._low, self._high))
         mean, *_ = np.linalg.lstsq(self._curve, controls, rcond=None)
-        return state._replace(mean=np.clip(mean, self._low, self._high))
+        return state._replace(mean=np.ascontiguousarray(np.clip(mean, self._low, self._high)))
 
     # ---- parts ---------------------------------------------------------------------------------------------------
     def _kept_elites(self) -> int:

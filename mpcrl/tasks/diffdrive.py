@@ -35,8 +35,8 @@ WALLS = np.array(
 )  # fmt: skip
 """[17, 4] rectangles left, bottom, right, top, m."""
 
-GOALS = ((3.9, 3.9, math.pi / 2), (-0.4, 4.0, math.pi), (4.0, -3.8, 0.0), (-3.4, 3.8, math.pi / 2))
-"""Poses x, y (m), heading (rad), one in each room but the first's."""
+GOALS = ((4.0, -3.8, 0.0), (-3.4, 3.8, math.pi / 2), (3.9, 3.9, math.pi / 2), (-0.4, 4.0, math.pi))
+"""Poses x, y (m), heading (rad) in other parts of the flat than the start, 7 to 20 m of way from it."""
 
 
 class DiffdriveParams(NamedTuple):
@@ -56,9 +56,10 @@ class DiffdriveParams(NamedTuple):
     goal_heading: float
     dt: float = 0.05
     way_weight: float = 1.0
-    heading_weight: float = 0.15
+    heading_weight: float = 0.3
     collision_weight: float = 50.0
     closeness_weight: float = 1.0
+    reverse_weight: float = 2.0
     effort_weight: float = 0.01
 
 
@@ -68,6 +69,7 @@ class DiffdriveCost(NamedTuple):
     way: float
     heading: float
     obstacles: float
+    reverse: float
     effort: float
 
 
@@ -94,7 +96,8 @@ def way_left_at(px: float, py: float, p: DiffdriveParams) -> float:
 
 
 def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: DiffdriveParams) -> DiffdriveCost:
-    """The way left, the wrong heading near the goal, closeness to obstacles, and effort."""
+    """The way left, the wrong heading near the goal, closeness to obstacles, driving backwards, and
+    effort."""
     px, py, heading = x
     way = way_left_at(px, py, p)
     danger = costmap_at(px, py, p)
@@ -102,7 +105,8 @@ def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: DiffdriveParams)
         p.way_weight * way,
         p.heading_weight * max(1.0 - 2.0 * way, 0.0) * (1.0 - math.cos(heading - p.goal_heading)),
         p.closeness_weight * danger**2 + (p.collision_weight if danger > 0.99 else 0.0),
-        p.effort_weight * (u[0] ** 2 + 0.1 * u[1] ** 2 + max(-u[0], 0.0)),
+        p.reverse_weight * max(-u[0], 0.0),
+        p.effort_weight * (u[0] ** 2 + 0.1 * u[1] ** 2),
     )
 
 
@@ -204,8 +208,8 @@ def diffdrive_costmap() -> AnalyticTask:
         params=params,
         cost=cost,
         terminal=terminal,
-        episode_steps=800,
-        preset={"planner": "mppi", "budget": 128, "horizon": 40},
+        episode_steps=500,
+        preset={"planner": "icem", "budget": 128, "horizon": 40, "beta": 2.0, "width": 0.25},
         state_names=("x", "y", "heading"),
         control_names=("speed", "turning_rate"),
         step=step,

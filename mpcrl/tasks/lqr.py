@@ -123,7 +123,7 @@ def lqr() -> AnalyticTask:
         cost=cost,
         terminal=terminal,
         episode_steps=60,
-        preset={"planner": "cem", "budget": 128, "horizon": 20},
+        preset={"planner": "icem", "budget": 128, "horizon": 20, "width": 0.2},
         state_names=("position", "velocity"),
         control_names=("acceleration",),
         step=step,

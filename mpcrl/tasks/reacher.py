@@ -105,7 +105,7 @@ def reacher_2link() -> AnalyticTask:
         params=params,
         cost=cost,
         episode_steps=100,
-        preset={"planner": "icem", "budget": 128, "horizon": 20, "beta": 2.0},
+        preset={"planner": "icem", "budget": 128, "horizon": 12, "beta": 2.0},
         state_names=("angle_1", "angle_2", "rate_1", "rate_2"),
         control_names=("shoulder", "elbow"),
         step=step,

@@ -1,0 +1,151 @@
+"""The command `mpcrl`: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from mpcrl import __version__
+from mpcrl.core.errors import MpcrlError, missing
+
+
+def shown(metavar: str, text: str) -> Any:
+    """How `--help` shows an argument. Annotations are evaluated by tyro alone, so that without it they do no harm."""
+    import tyro
+
+    return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
+
+
+def run(
+    task: Annotated[str, shown("TASK", "one of those that `mpcrl list` shows")],
+    /,
+    *,
+    planner: Annotated[str | None, shown("NAME", "one of those that `mpcrl list` shows")] = None,
+    model: Annotated[str, shown("NAME", "what predicts: auto (the true model), analytic or mujoco")] = "auto",
+    budget: Annotated[int | None, shown("N", "trajectories simulated per control step")] = None,
+    horizon: Annotated[int | None, shown("N", "control steps that a plan looks ahead")] = None,
+    option: Annotated[
+        tuple[str, ...], shown("NAME=VALUE", "an option of the planner, such as beta=0.25; may be given several times")
+    ] = (),
+    budget_ms: Annotated[float | None, shown("MS", "time limit of each plan; the best found by then is taken")] = None,
+    dtype: Annotated[str | None, shown("TYPE", "of an analytic model: float32 (the default) or float64")] = None,
+    episodes: Annotated[int, shown("N", "how many, 1 by default; episode i is reset with seed + i, from i = 0")] = 1,
+    steps: Annotated[int | None, shown("N", "control steps per episode; the whole episode by default")] = None,
+    seed: Annotated[int, shown("N", "the same seed gives the same controls; 0 by default")] = 0,
+    threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,
+    json: Annotated[Path | None, shown("FILE", "write the result to a file")] = None,
+    out: Annotated[Path | None, shown("DIR", "write the result, a plot and the video to a folder")] = None,
+    video: Annotated[bool, shown("", "make a video of the first episode; needs --out")] = False,
+) -> int:
+    """Control a task and show how it goes. What is not given is as the task's preset has it."""
+    from mpcrl.experiments import display
+    from mpcrl.experiments.report import Outputs
+    from mpcrl.experiments.run import parse_options, planner_for, run_task
+    from mpcrl.experiments.video import settle_rendering
+    from mpcrl.tasks.registry import make_task
+
+    console, _ = display.consoles()
+    outputs = Outputs(json=json, folder=out, video=video)
+    no_video = settle_rendering(task, video)
+    problem = make_task(task)
+    chosen = planner_for(problem, planner, budget=budget, horizon=horizon, options=parse_options(option))
+    console.print(display.heading(problem, chosen, threads))
+    with display.LiveLine(console) as line:
+        result = run_task(
+            problem,
+            chosen,
+            model=model,
+            dtype=dtype,
+            episodes=episodes,
+            steps=steps,
+            seed=seed,
+            threads=threads,
+            budget_ms=budget_ms,
+            on_step=line,
+        )
+    console.print(display.closing_table(result))
+    for sentence in outputs.write(problem, result, no_video=no_video):
+        console.print(sentence, soft_wrap=True)
+    return 130 if result.interrupted else 0
+
+
+def list_names() -> int:
+    """Show all tasks, planners and models."""
+    from mpcrl.experiments import display
+
+    display.consoles()[0].print(display.catalogue())
+    return 0
+
+
+def doctor() -> int:
+    """Show what this machine and installation can do, and what is missing."""
+    from mpcrl.experiments import display
+
+    display.consoles()[0].print(display.examination())
+    return 0
+
+
+def warmup(
+    task: Annotated[str, shown("TASK", "one of those that `mpcrl list` shows")],
+    /,
+    *,
+    planner: Annotated[str | None, shown("NAME", "the task's own by default")] = None,
+    dtype: Annotated[str | None, shown("TYPE", "of an analytic model: float32 (the default) or float64")] = None,
+) -> int:
+    """Compile the kernels of a task and keep them, so that later runs start at once."""
+    from mpcrl.experiments import display
+    from mpcrl.experiments.run import planner_for, warm_up
+    from mpcrl.experiments.video import settle_rendering
+    from mpcrl.tasks.registry import make_task
+
+    settle_rendering(task, False)
+    problem = make_task(task)
+    chosen = planner_for(problem, planner)
+    seconds = warm_up(problem, chosen, dtype=dtype)
+    display.consoles()[0].print(f"{task} with {chosen.name}: ready in {seconds:.1f} s")
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"run": run, "list": list_names, "doctor": doctor, "warmup": warmup}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code: 0 done, 2 bad input or a missing package, 130 interrupted.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process if not given.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if arguments == ["--version"]:
+            print(f"mpcrl {__version__}")
+            return 0
+        return _command(arguments)
+    except MpcrlError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # say, `mpcrl list | head`
+        sys.stderr.close()
+        return 0
+
+
+def _command(arguments: Sequence[str]) -> int:
+    try:
+        import rich  # noqa: F401
+        import tyro
+    except ImportError as error:
+        raise missing(error.name or "tyro", "cli") from error
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="mpcrl",
+        description="Model-predictive control by sampling.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction),
+    )
