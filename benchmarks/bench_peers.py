@@ -402,7 +402,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "planning_speed.csv")
     parser.add_argument("--environments", type=Path, default=REPOSITORY / "build" / "peers")
     options = parser.parse_args()
-    chosen = [name for name in names if not options.bench or any(part in name for part in options.bench)]
+    parts = options.bench or [""]
+    chosen = [name for name in names if any(part == name or (part in name and part not in names) for part in parts)]
     if not chosen:
         parser.error(f"no benchmark is called {' or '.join(options.bench)}; there are {', '.join(names)}")
     if options.repeats < 1:

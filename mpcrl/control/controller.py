@@ -20,7 +20,8 @@ from mpcrl.planners.space import ControlSpace
 from mpcrl.tasks.task import Task
 
 _HISTORY = 10_000
-_MARGIN = 0.85  # share of the time left that an iteration may be expected to take
+_LEAST = 4  # samples below which an iteration is not worth its time
+_MARGIN = 0.9  # share of the time left that an iteration may be expected to take
 
 
 class Status(enum.Enum):
@@ -257,10 +258,12 @@ class Controller:
         for _ in range(solver.iterations(state)):
             samples, begin = solver.samples(state), time.perf_counter()
             if deadline < np.inf:
-                affordable = int(_MARGIN * (deadline - begin) / max(self._seconds_per_sample, 1e-9))
-                if affordable < min(samples, 4):
+                affordable = _MARGIN * (deadline - begin) / max(self._seconds_per_sample, 1e-9)
+                least = min(samples, _LEAST)
+                if affordable < least:
                     break
-                samples = min(samples, affordable)
+                share = affordable / solver.remaining(state)  # each iteration gives up the same share of its samples
+                samples = min(samples, max(least, int(samples * share)))
             state, info = solver.iterate(state, problem, samples)
             spent = (time.perf_counter() - begin) / max(1, info.samples)
             self._seconds_per_sample += 0.5 * (spent - self._seconds_per_sample) if self._seconds_per_sample else spent

@@ -41,7 +41,7 @@ class LiveLine:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._recent: deque[float] = deque(maxlen=_RECENT)
-        self._shown = time.monotonic()
+        self._shown = 0.0
 
     def __enter__(self) -> Self:
         if self._live:
@@ -58,6 +58,7 @@ class LiveLine:
         """Take note of a control step."""
         self._recent.append(progress.plan_ms)
         now = time.monotonic()
+        self._shown = self._shown or now  # compiling before the first step is no reason for a line
         if now - self._shown < (_REFRESH_S if self._live else _LINE_S):
             return
         self._shown = now
@@ -101,6 +102,8 @@ def closing_table(result: RunResult) -> RenderableType:
     if result.fallbacks:
         failed += f"; {result.fallbacks} controls without a fresh plan"
     table.add_row("failed samples", f"{result.failed_samples:,}", failed)
+    if result.interrupted:
+        table.add_row("interrupted", "", "by Ctrl-C: what was done by then is shown here and written")
     table.add_row("warm-up", f"{result.warmup_s:.1f} s", "model, kernels; not in the plan times")
     return table
 

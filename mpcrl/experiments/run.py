@@ -35,6 +35,8 @@ MODELS = {
 }
 """What `--model` may be."""
 
+_DTYPES = ("float32", "float64")
+
 
 class Progress(NamedTuple):
     """Where a run stands after a control step.
@@ -404,13 +406,15 @@ def _model_named(task: Task, name: str, dtype: str | None) -> tuple[str, Any]:
     own = "analytic" if isinstance(task, AnalyticTask) else "mujoco"
     if name not in ("auto", own):
         raise InvalidInput(f"task {task.name!r} has no {name} model; use --model {own}")
+    if dtype not in (None, *_DTYPES):
+        raise InvalidInput(f"dtype must be {' or '.join(_DTYPES)}, got {dtype!r}")
     if isinstance(task, AnalyticTask):
         from mpcrl.models.analytic import Analytic
 
         return own, Analytic(task, dtype=dtype or "float32")
     if isinstance(task, MujocoTask):
-        if dtype not in (None, "float64"):
-            raise InvalidInput(f"MuJoCo computes in float64, got dtype {dtype!r}")
+        if dtype == "float32":
+            raise InvalidInput("MuJoCo computes in float64; leave dtype out")
         from mpcrl.models.mujoco import MuJoCo
 
         return own, MuJoCo(task)

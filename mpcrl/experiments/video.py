@@ -23,6 +23,9 @@ from mpcrl.tasks.task import AnalyticTask, Task
 _FRAME_RATE = 30.0
 """Frames per second at most, about; a video runs in real time."""
 
+_SIZE = 640, 480
+"""Width and height of MuJoCo's pictures: the most that every model has room for."""
+
 # Broken graphics drivers abort the process or raise at its exit: a child process tries them out.
 _TRIAL = """
 import mujoco
@@ -144,8 +147,8 @@ def _replayed(task: MujocoTask, episode: Episode, every: int) -> Iterator[np.nda
         raise InvalidInput(_no_renderer())
     env = task.make_env(render_mode="rgb_array")
     try:
-        _enlarge(env)
         env.reset(seed=episode.seed)
+        _aim(env, task.mj_model(env).ncam)
         yield env.render()
         for step, control in enumerate(episode.controls, 1):
             env.step(control)
@@ -155,8 +158,12 @@ def _replayed(task: MujocoTask, episode: Episode, every: int) -> Iterator[np.nda
         env.close()
 
 
-def _enlarge(env: Any) -> None:
-    """dm_control, through shimmy, draws 320 x 240 pixels from afar unless it is told otherwise."""
-    settings = getattr(env.unwrapped, "render_kwargs", None)
+def _aim(env: Any, cameras: int) -> None:
+    """Look through the model's first camera, which as a rule follows the robot; Gymnasium's default stays behind."""
+    inner, camera = env.unwrapped, 0 if cameras else -1
+    renderer = getattr(inner, "mujoco_renderer", None)
+    if renderer is not None:
+        renderer.width, renderer.height, renderer.camera_id = *_SIZE, camera
+    settings = getattr(inner, "render_kwargs", None)  # dm_control, through shimmy
     if isinstance(settings, dict):
-        settings.update(width=640, height=480, camera_id=0)
+        settings.update(width=_SIZE[0], height=_SIZE[1], camera_id=camera)

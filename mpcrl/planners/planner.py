@@ -86,6 +86,10 @@ class Solver(Protocol):
         """Trajectories that the next iteration simulates."""
         ...
 
+    def remaining(self, state: Any) -> int:
+        """Trajectories that the rest of the plan simulates, if it is not cut short."""
+        ...
+
     def iterate(self, state: Any, problem: Problem, samples: int | None = None) -> tuple[Any, IterationInfo]:
         """One iteration; with fewer `samples` than scheduled where time is short."""
         ...

@@ -50,7 +50,7 @@ def cem(
     *,
     budget: int = 2000,
     horizon: int = 25,
-    iterations: int = 5,
+    iterations: int | None = None,
     elites: int = 40,
     momentum: float = 0.1,
     width: float = 0.5,
@@ -58,8 +58,10 @@ def cem(
     """CEM as PETS runs it: truncated normals, variance capped at the bounds, momentum on the variance, early stop; the
     mean is executed (Chua et al.: Deep RL in a handful of trials using probabilistic dynamics models, NeurIPS 2018).
 
-    `width` .5 of the half range is PETS' initial variance (high - low)^2 / 16.
+    `width` .5 of the half range is PETS' initial variance (high - low)^2 / 16. PETS' 5 iterations if not given, fewer
+    where they would have less than 40 samples each.
     """
+    iterations = iterations or _affordable(5, budget)
     return SamplingPlanner(
         name="cem",
         horizon=horizon,
@@ -118,7 +120,7 @@ def mppi(
     *,
     budget: int = 1000,
     horizon: int = 30,
-    width: float = 0.5,
+    width: float = 1.0,
     temperature: float = 1.0,
     kind: str = "fixed",
     action_cost: bool = True,
@@ -141,7 +143,7 @@ def log_mppi(
     *,
     budget: int = 1000,
     horizon: int = 30,
-    width: float = 0.5,
+    width: float = 1.0,
     log_sigma: float = 0.5,
     temperature: float = 1.0,
     kind: str = "fixed",
@@ -163,8 +165,8 @@ def smppi(
     *,
     budget: int = 1000,
     horizon: int = 30,
-    width: float = 0.5,
-    change_weight: float = 1.0,
+    width: float = 1.0,
+    change_weight: float = 0.03,
     temperature: float = 1.0,
     kind: str = "fixed",
     action_cost: bool = True,
@@ -240,19 +242,28 @@ def dial(
 
 
 def planet(
-    *, budget: int = 10_000, horizon: int = 12, iterations: int = 10, elites: int = 100, width: float = 1.0
+    *, budget: int = 10_000, horizon: int = 12, iterations: int | None = None, elites: int = 100, width: float = 1.0
 ) -> SamplingPlanner:
     """CEM as PlaNet runs it: from scratch at every step, no momentum, samples clipped, the mean executed (Hafner et al.:
-    Learning latent dynamics for planning from pixels, ICML 2019, algorithm 2: 1000 samples, 100 elites, 10 iterations)."""
+    Learning latent dynamics for planning from pixels, ICML 2019, algorithm 2: 1000 samples, 100 elites, 10 iterations).
+
+    As many elites as a tenth of the samples; fewer iterations where they would have less than 40 samples each.
+    """
+    iterations = iterations or _affordable(10, budget)
     return SamplingPlanner(
         name="planet",
         horizon=horizon,
         parametrisation=PerStep(),
         noise=White(),
-        refit=Elites(count=min(elites, max(2, budget // (2 * iterations))), momentum=0.0),
+        refit=Elites(count=min(elites, max(2, budget // (10 * iterations))), momentum=0.0),
         schedule=Schedule(budget=budget, iterations=iterations, least=4, restart=True),
         width=width,
     )
+
+
+def _affordable(iterations: int, budget: int) -> int:
+    """So many iterations, or as many as get 40 samples each."""
+    return max(1, min(iterations, budget // 40))
 
 
 PRESETS: dict[str, Callable[..., SamplingPlanner]] = {

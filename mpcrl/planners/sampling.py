@@ -209,6 +209,11 @@ class Sampler:
         again = int(np.isnan(state.elite_costs).sum())
         return self._counts[min(state.iteration, len(self._counts) - 1)] + again
 
+    def remaining(self, state: PlanState) -> int:
+        """Candidates that the rest of the plan simulates."""
+        later = range(state.iteration + 1, self.iterations(state))
+        return self.samples(state) + sum(self._counts[min(i, len(self._counts) - 1)] for i in later)
+
     def propose(self, state: PlanState, seed: int, plan: int, samples: int | None = None) -> Candidates:
         """Candidates around the mean; the same for the same state, seed and plan.
 

@@ -178,14 +178,16 @@ def with_goal(p: DiffdriveParams, x: float, y: float, heading: float) -> Diffdri
     return p._replace(way_left=way_left, goal_x=x, goal_y=y, goal_heading=heading)
 
 
+_COLOURS = np.linspace((250, 250, 248), (240, 196, 150), 256).astype(np.uint8)
+_COLOURS[253:] = (70, 78, 88)
+
+
 def draw(canvas: Canvas, x: tuple[float, ...], p: DiffdriveParams) -> None:
     """The costmap, the goal, and the robot."""
     rows, columns = p.costmap.shape
     right, top = p.origin_x + columns * p.resolution, p.origin_y + rows * p.resolution
     canvas.view(p.origin_x, right, p.origin_y, top)
-    shade = p.costmap[::-1, :, None].astype(np.float32)
-    free, close, wall = (np.array(c, np.float32) for c in ((250, 250, 248), (240, 196, 150), (70, 78, 88)))
-    pixels = np.where(shade > 0.99, wall, free + (close - free) * shade).astype(np.uint8)
+    pixels = _COLOURS[(255.0 * p.costmap[::-1]).astype(np.uint8)]
     canvas.picture(pixels, p.origin_x, right, p.origin_y, top)
     goal = (p.goal_x, p.goal_y)
     canvas.circle(goal, 0.15, GREEN)

@@ -100,7 +100,7 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: LqrParams) -> None:
     canvas.line([(-1.6, -0.2), (1.6, -0.2)], 0.01, GREY)
     for mark in (-1.0, -0.5, 0.5, 1.0):
         canvas.line([(mark, -0.2), (mark, -0.25)], 0.01, GREY)
-        canvas.text((mark, -0.33), f"{mark:g} m", 13, GREY, "mm")
+    canvas.text((1.0, -0.33), "1 m", 13, GREY, "mm")
     canvas.line([(0.0, -0.2), (0.0, 0.35)], 0.015, GREEN)
     canvas.polygon([(0.0, 0.35), (0.16, 0.29), (0.0, 0.23)], GREEN)
     canvas.box((x[0], -0.06), 0.26, 0.26, 0.0, BLUE)

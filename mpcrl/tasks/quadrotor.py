@@ -153,14 +153,14 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: QuadrotorParams) -> None:
         tuple(x[k] + arm * (a * forward[k] + b * left[k]) + 0.05 * up[k] for k in range(3))
         for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))
     ]
-    high = p.half_length, p.half_width
+    split = 0.01 + 0.96 * 2 * p.half_width / (2 * p.half_width + p.ceiling)  # one scale in both panels
     panels = (
-        ("from above", 1, -high[1], high[1], (0.01, 0.01, 0.99, 0.61)),
-        ("from the side", 2, 0.0, p.ceiling, (0.01, 0.63, 0.99, 0.99)),
+        ("from above", 1, -p.half_width, p.half_width, (0.01, 0.01, 0.99, split)),
+        ("from the side", 2, 0.0, p.ceiling, (0.01, split + 0.02, 0.99, 0.99)),
     )
     for label, axis, bottom, top, area in panels:
-        canvas.view(-high[0], high[0], bottom, top, area)
-        canvas.box((0.0, (bottom + top) / 2), 2 * high[0], top - bottom, 0.0, PALE)
+        canvas.view(-p.half_length, p.half_length, bottom, top, area)
+        canvas.box((0.0, (bottom + top) / 2), 2 * p.half_length, top - bottom, 0.0, PALE)
         canvas.circle((p.goal_x, (p.goal_y, p.goal_z)[axis - 1]), 0.25, GREEN)
         for row in sorted(p.obstacles.tolist(), key=lambda row: row[2] if axis == 1 else -row[1]):
             near = row[:3] if axis == 1 else [row[0], row[2], row[1]]
@@ -179,7 +179,7 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: QuadrotorParams) -> None:
             canvas.line(ring, 0.035, BLUE)
         canvas.arrow(centre, (0.4 * x[3], 0.4 * x[3 + axis]), 0.04, ORANGE)
         canvas.circle(centre, 0.06, RED)
-        canvas.text((-high[0] + 0.1, top - 0.18), label, 13, INK)
+        canvas.text((-p.half_length + 0.1, top - 0.18), label, 13, INK)
 
 
 def quadrotor_obstacles() -> AnalyticTask:

@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpcrl.tasks.canvas import BLUE, GREY, INK, ORANGE, PALE, PAPER, RED, Canvas
+from mpcrl.tasks.canvas import BLUE, GREY, INK, ORANGE, PALE, PAPER, RED, Canvas, Point
 from mpcrl.tasks.task import AnalyticTask
 
 CORNERS = (
-    (-6.3, -3.1), (6.3, -3.1), (6.3, 3.1), (1.9, 3.1), (0.5, -0.7), (-1.7, -0.7), (-2.6, 3.1), (-6.3, 3.1)
+    (-2.0, -3.1), (6.3, -3.1), (6.3, 3.1), (1.9, 3.1), (0.5, -0.7), (-1.7, -0.7), (-2.6, 3.1), (-6.3, 3.1), (-6.3, -3.1)
 )  # fmt: skip
-"""The polygon (m) that the default track rounds off."""
+"""The polygon (m) that the default track rounds off; laps begin at its first corner."""
 
 
 class RacecarParams(NamedTuple):
@@ -170,20 +170,22 @@ def reset(rng: np.random.Generator) -> np.ndarray:
 
 def draw(canvas: Canvas, x: tuple[float, ...], p: RacecarParams) -> None:
     """The track from above with its starting line, and the car."""
-    normal_x, normal_y = -np.sin(p.direction), np.cos(p.direction)
-    borders = [
-        np.stack([p.centre_x + side * normal_x, p.centre_y + side * normal_y], 1)[::2].tolist()
-        for side in (p.half_width, -p.half_width)
-    ]
-    edges = np.concatenate(borders)
-    (left, bottom), (right, top) = edges.min(0) - 0.3, edges.max(0) + 0.3
+    x_axis, y_axis = np.cos(p.direction[::3]), np.sin(p.direction[::3])
+    centre_x, centre_y = p.centre_x[::3], p.centre_y[::3]
+
+    def edge(side: float) -> list[Point]:
+        return list(zip((centre_x - side * y_axis).tolist(), (centre_y + side * x_axis).tolist(), strict=True))
+
+    around = p.half_width + 0.4
+    left, right = float(centre_x.min()) - around, float(centre_x.max()) + around
+    bottom, top = float(centre_y.min()) - around, float(centre_y.max()) + around
     canvas.view(left, right, bottom, top)
-    outer, inner = sorted(borders, key=lambda edge: -np.ptp(edge, 0).prod())
-    canvas.polygon([tuple(point) for point in outer], PALE)
-    canvas.polygon([tuple(point) for point in inner], PAPER)
-    for edge in (outer, inner):
-        canvas.line([tuple(point) for point in edge], 0.05, GREY)
-    canvas.line([tuple(borders[0][0]), tuple(borders[1][0])], 0.12, RED)
+    turn = math.copysign(1.0, p.direction[-1] - p.direction[0])  # 1: the track runs counter-clockwise, its left is inside
+    for side, colour in ((-0.04, GREY), (0.0, PALE)):
+        canvas.polygon(edge(-turn * (p.half_width - side)), colour)
+    canvas.polygon(edge(turn * p.half_width), GREY)
+    canvas.polygon(edge(turn * (p.half_width + 0.04)), PAPER)
+    canvas.line([edge(p.half_width)[0], edge(-p.half_width)[0]], 0.12, RED)
     px, py, direction = position(x, p)
     length = 1.6 * (p.front_length + p.rear_length)
     c, s = math.cos(direction), math.sin(direction)
@@ -192,7 +194,7 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: RacecarParams) -> None:
             canvas.box((px + along * c - across * s, py + along * s + across * c), 0.16, 0.08, angle, INK)
     canvas.box((px, py), length, 0.8 * p.car_width, direction, BLUE)
     canvas.box((px + 0.1 * c, py + 0.1 * s), 0.12, 0.6 * p.car_width, direction, ORANGE)
-    middle = (0.5 * (left + right), 0.5 * (bottom + top) - 0.26 * (top - bottom))
+    middle = (0.5 * (left + right), bottom + 0.24 * (top - bottom))
     canvas.text(middle, f"{x[3]:.1f} m/s   lap {x[0] / p.lap:.2f}", 16, INK, "mm")
 
 
