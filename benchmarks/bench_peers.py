@@ -134,7 +134,7 @@ BENCHES = (
         problem={"environment": "HalfCheetah-v5", "samples": 100, "horizon": 30, "beta": 0.25},
         peers=PHYSICS,
         bar=Bar(ms=50.0),
-        quality={"steps": 200, "least": 1000.0},
+        quality={"steps": 200, "least": 700.0},
     ),
     Bench(
         name="ps-cylinder-push-32x50",

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.toy import Quadratic
 
 from mpcrl.control.controller import Controller, Status
 from mpcrl.core.errors import InvalidInput
 from mpcrl.planners import presets
 from mpcrl.tasks.registry import make_task
 from mpcrl.tasks.task import Task
+from tests.toy import Quadratic
 
 
 class Toy(Quadratic):
@@ -27,6 +27,9 @@ class Toy(Quadratic):
 
     def example_state(self):
         return np.zeros(1)
+
+    def rollout(self, state, controls, t, params):
+        return np.zeros((len(controls), controls.shape[1] + 1, 1))
 
 
 TASK = Task(
@@ -207,7 +210,7 @@ def test_nothing_compiles_after_warmup():
     task = make_task("pendulum-swingup")
     controller = Controller(task, presets.icem(budget=64, horizon=10))
     controller.warmup()
-    dispatcher = controller.model._kernels.costs
+    dispatcher = controller.model._kernels.costs  # type: ignore[attr-defined]
     before = list(dispatcher.signatures)
     dispatcher.disable_compile()
     try:

@@ -163,7 +163,7 @@ def costmap(cells: int = 200, resolution: float = 0.05) -> np.ndarray:
     centre = (np.arange(cells) + 0.5) * resolution
     x, y = np.meshgrid(centre, centre)
     clearance = np.minimum.reduce([x, y, cells * resolution - x, cells * resolution - y])
-    for px, py, radius in ((3.0, 2.1, 0.35), (4.0, 3.8, 0.35), (2.0, 4.6, 0.4), (6.5, 5.5, 0.6), (6.0, 2.5, 0.5)):
+    for px, py, radius in ((3.1, 1.7, 0.35), (3.7, 3.9, 0.35), (2.0, 4.6, 0.4), (6.5, 5.5, 0.6), (6.0, 2.5, 0.5)):
         clearance = np.minimum(clearance, np.hypot(x - px, y - py) - radius)
     return np.where(clearance <= 0.2, 1.0, np.exp(-5.0 * (clearance - 0.2))).astype(np.float32)
 
@@ -261,6 +261,6 @@ def diffdrive() -> System:
         name="diffdrive", state_names=("x", "y", "heading"), control_names=("speed", "turn"),
         step=diffdrive_step, cost=diffdrive_cost, terminal=diffdrive_terminal, solved=diffdrive_solved,
         params=DiffDrive(costmap=costmap(), goal=np.array([5.4, 4.0], np.float32)),
-        start=(1.2, 1.5, 0.0), low=(-0.5, -1.0), high=(0.5, 1.0), width=0.4,
+        start=(1.2, 1.5, 0.3), low=(-0.5, -1.0), high=(0.5, 1.0), width=0.4,
         temperature=0.3, steps=400,
     )  # fmt: skip

@@ -52,15 +52,18 @@ def describe(*packages: str) -> dict[str, Any]:
     return {"versions": versions, "blas": sorted(kernel for kernel in kernels if not kernel.startswith("openmp"))}
 
 
-def clock(step: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each call. One call before them goes uncounted: it wakes the threads and fills the caches."""
-    step()
+def clock(step: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None) -> list[float]:
+    """Seconds of each call of `step`, those of `before` not counted.
+
+    One more call comes first and goes uncounted as well: it wakes the threads and fills the caches.
+    """
     seconds = []
-    for _ in range(repeats):
+    for _ in range(repeats + 1):
+        before()
         begin = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - begin)
-    return seconds
+    return seconds[1:]
 
 
 class SystemWorker:

@@ -32,11 +32,11 @@ class Worker:
         return {"model": XML_PATH, **describe("judo-rai", "mujoco", "numpy")}
 
     def time(self, repeats: int) -> dict[str, Any]:
-        return {"seconds": clock(self.controller.update_action, repeats)}
+        """Every plan starts anew, so that both sides simulate the same spread of controls."""
+        return {"seconds": clock(self.controller.update_action, repeats, self.place)}
 
     def quality(self, steps: int) -> dict[str, Any]:
         """An episode in which every physics step has a plan of its own."""
-        self.controller.reset()
         self.place()
         total, solved_at = 0.0, None
         for t in range(steps):
@@ -53,7 +53,8 @@ class Worker:
         return {"solved": solved_at is not None, "at": solved_at, "cost": total}
 
     def place(self) -> None:
-        """The start of the episode: pusher x, y and cart x, y (m), at rest."""
+        """The start of the episode, nothing planned yet: pusher x, y and cart x, y (m), at rest."""
+        self.controller.reset()
         mujoco.mj_resetData(self.task.model, self.task.data)
         self.task.data.qpos[:] = self.start
         mujoco.mj_forward(self.task.model, self.task.data)

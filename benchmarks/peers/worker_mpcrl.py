@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mpcrl
 import numpy as np
-from mpcrl.core.candidates import Candidates
-from mpcrl.core.threads import ThreadBudget
 from systems import System
 from worker import SystemWorker, clock, describe, serve
+
+import mpcrl
+from mpcrl.core.candidates import Candidates
+from mpcrl.core.threads import ThreadBudget
 
 
 def analytic_task(system: System) -> mpcrl.AnalyticTask:
@@ -134,7 +135,7 @@ class PushParams(NamedTuple):
 def push_cost(before, u, after, t, p):
     """Half the squared distances of the cart to the goal at the origin, and of the pusher to its place behind the cart."""
     px, py, cx, cy = after.qpos[0], after.qpos[1], after.qpos[2], after.qpos[3]
-    distance = math.sqrt(cx * cx + cy * cy)
+    distance = max(math.sqrt(cx * cx + cy * cy), 1e-9)
     dx = px - cx - p.offset * cx / distance
     dy = py - cy - p.offset * cy / distance
     return 0.5 * p.proximity * (dx * dx + dy * dy) + 0.5 * p.cart * distance * distance
@@ -182,9 +183,10 @@ class Push:
         return state
 
     def time(self, repeats: int) -> dict[str, Any]:
+        """Every plan starts anew, so that both sides simulate the same spread of controls."""
         self.start()
         state = self.state()
-        return {"seconds": clock(lambda: self.controller.act(state), repeats)}
+        return {"seconds": clock(lambda: self.controller.act(state), repeats, self.controller.reset)}
 
     def quality(self, steps: int) -> dict[str, Any]:
         """An episode as judo's worker runs it: a plan for every physics step."""

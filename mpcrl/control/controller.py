@@ -216,9 +216,7 @@ class Controller:
         start = self._checked(state)
         infos: list[IterationInfo] = []
         if start is not None:
-            problem = Problem(
-                self.model, start, round(self._steps), params, self.threads, self._seed, self._plans
-            )
+            problem = Problem(self.model, start, round(self._steps), params, self.threads, self._seed, self._plans)
             infos = self._improve(problem, deadline)
         self._plans += 1
         return self._answer(start, params, infos, begin)

@@ -32,8 +32,8 @@ class Recipe(NamedTuple):
 class Candidates:
     """N control sequences in blocks of LANES samples, drawn when first needed.
 
-    A model that can draw them inside its own kernel does so from `recipe` and calls `mark_drawn`; for any other they are
-    drawn by `rows` or `blocks`.
+    A model that can draw them inside its own kernel does so from `recipe` and calls `mark_drawn`; for any other they
+    are drawn by `rows` or `blocks`.
 
     Attributes
     ----------

@@ -27,8 +27,9 @@ import platformdirs
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 FASTMATH = {"contract", "nsz", "afn"}
-"""Flags of every kernel. Not `arcp`: it makes 1 / sqrt(x) NaN at 0 and -inf at the least numbers. Not `nnan` and `ninf`: they delete the checks for failed samples. Not `reassoc`: it folds the
-two parts of pi in range reductions, and makes sums depend on the vector width."""
+"""Flags of every kernel. Not `arcp`: it makes 1 / sqrt(x) NaN at 0 and -inf at the least numbers. Not `nnan` and
+`ninf`: they delete the checks for failed samples. Not `reassoc`: it folds the two parts of pi in range reductions, and
+makes sums depend on the vector width."""
 
 _ONLY_PRANGE = {"prange": True} | dict.fromkeys(
     ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
@@ -108,7 +109,7 @@ class _ContentLocator(_CacheLocator):
 
 
 class _ContentImpl(CompileResultCacheImpl):
-    _locator_classes = [_ContentLocator]
+    _locator_classes = [_ContentLocator]  # noqa: RUF012 - as in the base class
 
 
 class _ContentCache(FunctionCache):
@@ -117,7 +118,7 @@ class _ContentCache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # unpickling damaged bytes can raise anything: delete the entry and compile again
+        except Exception:  # noqa: BLE001 - unpickling damaged bytes can raise anything: delete the entry and compile again
             for path in pathlib.Path(self.cache_path).glob(f"{self._impl.filename_base}*.nb?"):
                 path.unlink(missing_ok=True)
             return None
@@ -141,7 +142,9 @@ def kernel(function: Callable[..., Any] | None = None, *, parallel: bool = False
     """
     if function is None:
         return functools.partial(kernel, parallel=parallel)
-    dispatcher = numba.njit(parallel=_ONLY_PRANGE if parallel else False, nogil=True, error_model="numpy", fastmath=FASTMATH)(function)
+    dispatcher = numba.njit(
+        parallel=_ONLY_PRANGE if parallel else False, nogil=True, error_model="numpy", fastmath=FASTMATH
+    )(function)
     if not numba.config.DISABLE_JIT and _checked_folder(cache_folder()) is not None:
         dispatcher._cache = _ContentCache(function)
     return dispatcher

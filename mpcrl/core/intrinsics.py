@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 @intrinsic(prefer_literal=True)
 def stack_float32(typing, count):
-    """Pointer to `count` (a literal) float32 on the stack: no allocation, and LLVM knows that nothing else points there."""
+    """Pointer to `count` (a literal) float32 on the stack: no allocation, and LLVM knows that nothing aliases it."""
 
     def generate(context, builder, signature, arguments):
         pointer = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), count.literal_value))

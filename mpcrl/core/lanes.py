@@ -1,9 +1,9 @@
 """From a user's plain Python function to source that LLVM can run with one trajectory per SIMD lane.
 
 A lane loop vectorises only if the function in it is straight arithmetic of one float type. So the source is rewritten:
-numbers become typed, `math.*` becomes the branch-free functions of `vecmath`, constant loops are unrolled, fields of the
-parameters become arguments, look-ups in arrays become guarded gathers. What cannot run in lanes (allocation, exceptions,
-unknown calls) is refused with the user's file and line.
+numbers become typed, `math.*` becomes the branch-free functions of `vecmath`, constant loops are unrolled, fields of
+the parameters become arguments, look-ups in arrays become guarded gathers. What cannot run in lanes (allocation,
+exceptions, unknown calls) is refused with the user's file and line.
 
 What a rewritten function computes differs from the plain one by rounding, and in one point by intent: an index out of
 range gives NaN, which marks the sample as failed, where Python raises.
@@ -138,11 +138,11 @@ class LaneProgram:
             "from mpcrl.core.compile import inlined, kernel",
             f"{_FLOAT} = {real}",
             "lane_floor, lane_ceil, lane_trunc, lane_rint = np.floor, np.ceil, np.trunc, np.rint",
-            f"lane_sqrt, lane_abs, lane_copysign = math.sqrt, abs, math.copysign",
+            "lane_sqrt, lane_abs, lane_copysign = math.sqrt, abs, math.copysign",
             "lane_isnan, lane_isfinite, lane_isinf, lane_min, lane_max = np.isnan, np.isfinite, np.isinf, min, max",
             f"lane_int = gather.to_index_{self.dtype.name}",
             f"lane_nan = {real}(np.nan)",
-            f"lane_gather1, lane_gather2, lane_gather3 = gather.gather1, gather.gather2, gather.gather3",
+            "lane_gather1, lane_gather2, lane_gather3 = gather.gather1, gather.gather2, gather.gather3",
             f"_math = vecmath.lane_functions({real})",
             *(f'lane_{name} = _math["{name}"]' for name in names),
         ]
@@ -274,7 +274,9 @@ class _Rewriter(ast.NodeTransformer):
             targets, values = node.targets[0].elts, node.value.elts
             if len(targets) == len(values):
                 pairs = zip(targets, values, strict=True)
-                return ast.Assign([self._target(node.targets[0])], ast.Tuple([self._value_for(*p) for p in pairs], ast.Load()))
+                return ast.Assign(
+                    [self._target(node.targets[0])], ast.Tuple([self._value_for(*p) for p in pairs], ast.Load())
+                )
         value = self._value_for(node.targets[0], node.value)
         return ast.Assign([self._target(target) for target in node.targets], value)
 
@@ -335,7 +337,9 @@ class _Rewriter(ast.NodeTransformer):
         return statements
 
     def _refused_statement(self, node: ast.AST) -> ast.AST:
-        raise self.refuse(node, "cannot run in SIMD lanes (no exceptions, no nested functions); return math.inf for a bad state")
+        raise self.refuse(
+            node, "cannot run in SIMD lanes (no exceptions, no nested functions); return math.inf for a bad state"
+        )
 
     visit_Raise = visit_Try = visit_With = visit_Assert = visit_FunctionDef = visit_ClassDef = _refused_statement
     visit_Import = visit_ImportFrom = visit_Global = visit_Nonlocal = visit_Delete = visit_Match = _refused_statement
@@ -379,7 +383,9 @@ class _Rewriter(ast.NodeTransformer):
         if isinstance(value, bool | np.bool_):
             return ast.Constant(bool(value))
         if isinstance(value, int | float | np.integer | np.floating):
-            return self.visit_Constant(ast.copy_location(ast.Constant(value.item() if isinstance(value, np.generic) else value), node))
+            return self.visit_Constant(
+                ast.copy_location(ast.Constant(value.item() if isinstance(value, np.generic) else value), node)
+            )
         if isinstance(value, tuple):
             return ast.Tuple([self._constant(node, v) for v in value], ast.Load())
         if isinstance(value, np.ndarray):
@@ -429,7 +435,9 @@ class _Rewriter(ast.NodeTransformer):
         if found is not None:
             return self._look_up(node, found)
         if isinstance(node.slice, ast.Slice):
-            bounds = [None if b is None else self._indexing(b) for b in (node.slice.lower, node.slice.upper, node.slice.step)]
+            bounds = [
+                None if b is None else self._indexing(b) for b in (node.slice.lower, node.slice.upper, node.slice.step)
+            ]
             if any(b is not None and _integer(b) is None for b in bounds):
                 raise self.refuse(node, "has a slice that is not constant")
             return ast.Subscript(self.visit(node.value), ast.Slice(*bounds), ast.Load())

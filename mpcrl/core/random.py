@@ -98,10 +98,10 @@ def normal_lanes(out, first_sample, seed, plan, iteration, stream):
     words = np.empty((4, LANES), np.uint32)
     k0, k1 = _u4(seed & 0xFFFFFFFF), _u4((seed >> 32) ^ stream)
     for group in range(out.shape[0] // 4):
-        for l in range(LANES):  # noqa: E741
+        for l in range(LANES):
             words[0, l], words[1, l], words[2, l], words[3, l] = philox(
                 _u4(first_sample + l), _u4(group), _u4(plan), _u4(iteration), k0, k1
             )
         for half in range(0, 4, 2):
-            for l in range(LANES):  # noqa: E741
+            for l in range(LANES):
                 out[4 * group + half, l], out[4 * group + half + 1, l] = box_muller(words[half, l], words[half + 1, l])

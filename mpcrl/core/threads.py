@@ -1,7 +1,7 @@
 """One owner of threads: a budget that Numba, BLAS, torch and MuJoCo take from.
 
-Nothing is set at import. Inside `ThreadBudget.limit()` every library that is loaded keeps to the budget, and what it had
-before comes back after it. Kernels of one plan only need `kernels()`, which costs a microsecond.
+Nothing is set at import. Inside `ThreadBudget.limit()` every library that is loaded keeps to the budget, and what it
+had before comes back after it. Kernels of one plan only need `kernels()`, which costs a microsecond.
 """
 
 from __future__ import annotations

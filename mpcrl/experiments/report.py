@@ -10,7 +10,7 @@ from mpcrl.core.errors import InvalidInput, MpcrlError
 from mpcrl.experiments.files import atomic, writable_folder
 from mpcrl.experiments.plots import save_plot
 from mpcrl.experiments.run import RunResult
-from mpcrl.experiments.video import save_video
+from mpcrl.experiments.video import picture_count, save_video
 from mpcrl.tasks.task import Task
 
 
@@ -74,6 +74,7 @@ class Outputs:
         if result.interrupted:
             no_video = "the run was interrupted"
         if not no_video:
+            yield f"drawing {picture_count(task, result.records[0])} pictures for the video"
             try:
                 save_video(task, result.records[0], self.folder / "run.mp4")
             except Exception as error:  # noqa: BLE001  graphics drivers raise anything, and the run is over and well

@@ -26,6 +26,9 @@ _FRAME_RATE = 30.0
 _SIZE = 640, 480
 """Width and height of MuJoCo's pictures: the most that every model has room for."""
 
+_SHADOW_SIZE = 1024
+"""Without a graphics card, shadows at MuJoCo's own 4096 would take half of the time."""
+
 # Broken graphics drivers abort the process or raise at its exit: a child process tries them out.
 _TRIAL = """
 import mujoco
@@ -105,7 +108,7 @@ def save_video(task: Task, episode: Episode, path: Path) -> None:
     except ImportError as error:
         raise missing("imageio-ffmpeg", "video") from error
 
-    every = max(1, round(1 / (_FRAME_RATE * task.dt)))
+    every = _every(task)
     pictures = _pictures(task, episode, every)
     first = next(pictures)
     height, width = (size - size % 2 for size in first.shape[:2])  # H.264 halves the colours' resolution
@@ -124,6 +127,16 @@ def save_video(task: Task, episode: Episode, path: Path) -> None:
             raise InvalidInput(f"ffmpeg could not write {path}: {error}") from error
         finally:
             writer.close()
+
+
+def picture_count(task: Task, episode: Episode) -> int:
+    """Pictures in the video of an episode."""
+    return len(range(0, len(episode.states), _every(task)))
+
+
+def _every(task: Task) -> int:
+    """Control steps from one picture to the next."""
+    return max(1, round(1 / (_FRAME_RATE * task.dt)))
 
 
 def _pictures(task: Task, episode: Episode, every: int) -> Iterator[np.ndarray]:
@@ -148,7 +161,7 @@ def _replayed(task: MujocoTask, episode: Episode, every: int) -> Iterator[np.nda
     env = task.make_env(render_mode="rgb_array")
     try:
         env.reset(seed=episode.seed)
-        _aim(env, task.mj_model(env).ncam)
+        _aim(env, task.mj_model(env))
         yield env.render()
         for step, control in enumerate(episode.controls, 1):
             env.step(control)
@@ -158,9 +171,10 @@ def _replayed(task: MujocoTask, episode: Episode, every: int) -> Iterator[np.nda
         env.close()
 
 
-def _aim(env: Any, cameras: int) -> None:
+def _aim(env: Any, model: Any) -> None:
     """Look through the model's first camera, which as a rule follows the robot; Gymnasium's default stays behind."""
-    inner, camera = env.unwrapped, 0 if cameras else -1
+    inner, camera = env.unwrapped, 0 if model.ncam else -1
+    model.vis.quality.shadowsize = min(model.vis.quality.shadowsize, _SHADOW_SIZE)
     renderer = getattr(inner, "mujoco_renderer", None)
     if renderer is not None:
         renderer.width, renderer.height, renderer.camera_id = *_SIZE, camera

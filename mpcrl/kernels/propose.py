@@ -28,14 +28,31 @@ def _truncate(noise, table):
     steps = table.size - 1
     per_unit = np.float32(steps / (2 * TRUNCATION_RANGE))
     for r in range(noise.shape[0]):
-        for l in range(LANES):  # noqa: E741
+        for l in range(LANES):
             position = (noise[r, l] + np.float32(TRUNCATION_RANGE)) * per_unit
             i = min(np.int32(position), np.int32(steps - 1))
             noise[r, l] = table[i] + (position - np.float32(i)) * (table[i + 1] - table[i])
 
 
 @kernel
-def propose_block(block, controls, theta, mean, scale, fixed, colour, basis, offset, table, theta_bounds, bounds, log_sigma, seed, plan, iteration):
+def propose_block(
+    block,
+    controls,
+    theta,
+    mean,
+    scale,
+    fixed,
+    colour,
+    basis,
+    offset,
+    table,
+    theta_bounds,
+    bounds,
+    log_sigma,
+    seed,
+    plan,
+    iteration,
+):
     """Draw the samples of one block; see the module's docstring.
 
     Parameters
@@ -70,7 +87,7 @@ def propose_block(block, controls, theta, mean, scale, fixed, colour, basis, off
         width = np.empty_like(noise)
         normal_lanes(width, block * LANES, seed, plan, iteration, WIDTH_STREAM)
         for r in range(rows):
-            for l in range(LANES):  # noqa: E741
+            for l in range(LANES):
                 noise[r, l] *= np.float32(np.exp(log_sigma * (width[r, l] - 0.5 * log_sigma)))
     if table.size > 0:
         _truncate(noise, table)
@@ -84,12 +101,12 @@ def propose_block(block, controls, theta, mean, scale, fixed, colour, basis, off
                 accumulated[:] = np.float32(0)
                 for m in range(decisions):
                     weight = colour[k, m]
-                    for l in range(LANES):  # noqa: E741
+                    for l in range(LANES):
                         accumulated[l] += weight * noise[m * nu + j, l]
-                for l in range(LANES):  # noqa: E741
+                for l in range(LANES):
                     theta[block, k, j, l] = min(max(middle + width_kj * real(accumulated[l]), low), high)
             else:
-                for l in range(LANES):  # noqa: E741
+                for l in range(LANES):
                     theta[block, k, j, l] = min(max(middle + width_kj * real(noise[k * nu + j, l]), low), high)
     first = block * LANES
     for n in range(first, min(fixed.shape[0], first + LANES)):
@@ -116,18 +133,49 @@ def _map_block(block, controls, theta, basis, offset, bounds):
             for k in range(decisions):
                 weight = real(basis[t, k])
                 if weight != real(0):
-                    for l in range(LANES):  # noqa: E741
+                    for l in range(LANES):
                         value[l] += weight * theta[block, k, j, l]
-            for l in range(LANES):  # noqa: E741
+            for l in range(LANES):
                 limited = min(max(value[l], previous[l] - change), previous[l] + change)
                 previous[l] = min(max(limited, low), high)
                 controls[block, t, j, l] = previous[l]
 
 
 @kernel(parallel=True)
-def propose(controls, theta, mean, scale, fixed, colour, basis, offset, table, theta_bounds, bounds, log_sigma, seed, plan, iteration):
+def propose(
+    controls,
+    theta,
+    mean,
+    scale,
+    fixed,
+    colour,
+    basis,
+    offset,
+    table,
+    theta_bounds,
+    bounds,
+    log_sigma,
+    seed,
+    plan,
+    iteration,
+):
     """`propose_block` for all blocks, on all threads."""
     for block in prange(theta.shape[0]):
         propose_block(
-            block, controls, theta, mean, scale, fixed, colour, basis, offset, table, theta_bounds, bounds, log_sigma, seed, plan, iteration
+            block,
+            controls,
+            theta,
+            mean,
+            scale,
+            fixed,
+            colour,
+            basis,
+            offset,
+            table,
+            theta_bounds,
+            bounds,
+            log_sigma,
+            seed,
+            plan,
+            iteration,
         )

@@ -107,10 +107,10 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, weigh
                 middle = np.float32(mean[k, j])
                 factor = np.float32(action_weight[k, j] * mean[k, j])
                 if factor != np.float32(0):
-                    for l in range(LANES):  # noqa: E741
+                    for l in range(LANES):
                         action[l] += factor * (np.float32(decisions[block, k, j, l]) - middle)
         first = block * LANES
-        for l in range(min(LANES, costs.size - first)):  # noqa: E741
+        for l in range(min(LANES, costs.size - first)):
             if np.isfinite(costs[first + l]):
                 values[first + l] = costs[first + l] + resolved * action[l]
                 lowest[block] = min(lowest[block], values[first + l])
@@ -123,9 +123,9 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, weigh
     sums = np.zeros((blocks, 2))
     for block in prange(blocks):
         first = block * LANES
-        for l in range(LANES):  # noqa: E741
+        for l in range(LANES):
             weights[first + l] = _exp(np.float32(-(values[first + l] - least) / resolved))
-        for l in range(LANES):  # noqa: E741
+        for l in range(LANES):
             weight = np.float64(weights[first + l])
             sums[block, 0] += weight
             sums[block, 1] += weight * weight
@@ -137,7 +137,7 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, weigh
         k, j = row // nu, row % nu
         lane_sums = np.zeros(LANES, np.float32)
         for block in range(blocks):
-            for l in range(LANES):  # noqa: E741
+            for l in range(LANES):
                 lane_sums[l] += weights[block * LANES + l] * np.float32(decisions[block, k, j, l])
         refitted[k, j] = np.sum(lane_sums.astype(np.float64)) / total
     return resolved, total * total / squares
@@ -152,13 +152,13 @@ def change_cost(controls, applied, weight, out):
     for block in prange(controls.shape[0]):
         total = np.zeros(LANES, np.float32)
         for j in range(controls.shape[2]):
-            for l in range(LANES):  # noqa: E741
+            for l in range(LANES):
                 change = np.float32(controls[block, 0, j, l]) - np.float32(applied[j])
                 total[l] += change * change
             for t in range(1, controls.shape[1]):
-                for l in range(LANES):  # noqa: E741
+                for l in range(LANES):
                     change = np.float32(controls[block, t, j, l]) - np.float32(controls[block, t - 1, j, l])
                     total[l] += change * change
         first = block * LANES
-        for l in range(min(LANES, out.size - first)):  # noqa: E741
+        for l in range(min(LANES, out.size - first)):
             out[first + l] += weight * total[l]

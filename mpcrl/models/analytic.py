@@ -75,7 +75,9 @@ class Analytic:
         self._terms = _check_by_calling(task)
         self._kernels = load_module(_source(task, self.dtype, self._fields, self._terms), "rollout")
 
-    def costs(self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget) -> np.ndarray:
+    def costs(
+        self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget
+    ) -> np.ndarray:
         """Cost of each candidate [N]; see `Model.costs`."""
         sets = [self._coerced(scenario) for scenario in self._sets_of(params)]
         if not self._pace:
@@ -162,7 +164,9 @@ def _check_by_calling(task: AnalyticTask) -> int:
         try:
             return function(*arguments)
         except Exception as error:
-            raise InvalidInput(f"task {task.name!r}: {name}{arguments} raised {type(error).__name__}: {error}") from error
+            raise InvalidInput(
+                f"task {task.name!r}: {name}{arguments} raised {type(error).__name__}: {error}"
+            ) from error
 
     state = finite_vector(f"task {task.name!r}: reset's state", task.reset(np.random.default_rng(0)), task.nx)
     x = tuple(map(float, state))
@@ -206,7 +210,7 @@ def _source(task: AnalyticTask, dtype: np.dtype, fields: tuple[lanes.Field, ...]
     arrays = [*(f"s{i}" for i in range(nx)), "total", "alive"]
     allocated = "; ".join(f"{a} = carray(stack({LANES}), ({LANES},))" for a in arrays)
     started = "; ".join(f"s{i}[l] = lane_float(x0[{i}])" for i in range(nx))
-    return f'''{program.text()}
+    return f"""{program.text()}
 from numba import carray, prange
 from mpcrl.core.intrinsics import stack_{dtype.name} as stack
 from mpcrl.kernels.propose import propose_block
@@ -248,4 +252,4 @@ def rollout(controls, x0, t0, states{p}):
                 y = {step}(x, {control}{p})
                 x = ({"".join(f"lane_float(y[{i}]), " for i in range(nx))})
                 {"; ".join(f"states[n, t + 1, {i}] = x[{i}]" for i in range(nx))}
-'''
+"""

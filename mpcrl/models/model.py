@@ -27,7 +27,9 @@ class Model(Protocol):
     dt: float
     dtype: np.dtype
 
-    def costs(self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget) -> np.ndarray:
+    def costs(
+        self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget
+    ) -> np.ndarray:
         """Cost of each candidate from `state` on.
 
         Parameters

@@ -14,13 +14,16 @@ from mpcrl.planners.sampling import SamplingPlanner
 from mpcrl.planners.schedule import Schedule
 
 
-def random_shooting(*, budget: int = 500, horizon: int = 30) -> SamplingPlanner:
+def random_shooting(*, budget: int = 500, horizon: int = 30, knots: int | None = None) -> SamplingPlanner:
     """Uniform sequences, the cheapest is taken (Nagabandi et al.: Neural network dynamics for model-based deep RL with
-    model-free fine-tuning, ICRA 2018)."""
+    model-free fine-tuning, ICRA 2018).
+
+    With `knots` each control is held for horizon / knots steps, which small budgets need.
+    """
     return SamplingPlanner(
         name="random_shooting",
         horizon=horizon,
-        parametrisation=PerStep(),
+        parametrisation=PerStep() if knots is None else Spline(knots=min(knots, horizon), order=0),
         noise=Uniform(),
         refit=Best(),
         schedule=Schedule(budget=budget, restart=True),
@@ -93,8 +96,8 @@ def icem(
     mean_candidate: str = "last",
     execute: str = "best",
 ) -> SamplingPlanner:
-    """Improved CEM: coloured noise, fewer samples per iteration, elites kept and shifted, the mean as a candidate in the
-    last iteration, the best executed (Pinneri et al.: Sample-efficient cross-entropy method for real-time planning,
+    """Improved CEM: coloured noise, fewer samples per iteration, elites kept and shifted, the mean as a candidate in
+    the last iteration, the best executed (Pinneri et al.: Sample-efficient cross-entropy method for real-time planning,
     CoRL 2020; beta .25 for HalfCheetah, 2 for Humanoid, 2.5 to 3.5 for manipulation)."""
     elites = min(elites, max(2, budget // (2 * iterations)))
     return SamplingPlanner(
@@ -193,7 +196,7 @@ def kmppi(
     temperature: float = 1.0,
     kind: str = "fixed",
 ) -> SamplingPlanner:
-    """MPPI over support points that a radial kernel interpolates (KMPPI of pytorch_mppi; half as many points as steps)."""
+    """MPPI over support points that a radial kernel interpolates (KMPPI of pytorch_mppi; half as many as steps)."""
     return SamplingPlanner(
         name="kmppi",
         horizon=horizon,
@@ -217,8 +220,8 @@ def dial(
     horizon_annealing: float = 0.9,
     annealing: float = 0.5,
 ) -> SamplingPlanner:
-    """Diffusion-inspired annealing: MPPI whose noise shrinks over iterations and towards the present, costs standardised
-    (Xue et al.: Full-order sampling-based MPC for torque-level locomotion control via diffusion-style annealing, 2024).
+    """Diffusion-inspired annealing: MPPI whose noise shrinks over iterations and towards the present, costs
+    standardised (Xue et al.: Full-order sampling-based MPC for torque-level locomotion control via diffusion-style annealing, 2024).
 
     The first node is sampled as well: here a plan's first control is applied after planning, not before it.
     """
@@ -244,8 +247,8 @@ def dial(
 def planet(
     *, budget: int = 10_000, horizon: int = 12, iterations: int | None = None, elites: int = 100, width: float = 1.0
 ) -> SamplingPlanner:
-    """CEM as PlaNet runs it: from scratch at every step, no momentum, samples clipped, the mean executed (Hafner et al.:
-    Learning latent dynamics for planning from pixels, ICML 2019, algorithm 2: 1000 samples, 100 elites, 10 iterations).
+    """CEM as PlaNet runs it: from scratch at every step, no momentum, samples clipped, the mean executed (Hafner et
+    al.: Learning latent dynamics for planning from pixels, ICML 2019, algorithm 2: 1000 samples, 100 elites, 10 iterations).
 
     As many elites as a tenth of the samples; fewer iterations where they would have less than 40 samples each.
     """

@@ -246,7 +246,9 @@ class Sampler:
         )
         return Candidates(count, controls, decisions, recipe, propose_kernels.propose)
 
-    def iterate(self, state: PlanState, problem: Problem, samples: int | None = None) -> tuple[PlanState, IterationInfo]:
+    def iterate(
+        self, state: PlanState, problem: Problem, samples: int | None = None
+    ) -> tuple[PlanState, IterationInfo]:
         """Propose, have the model cost the candidates, update."""
         candidates = self.propose(state, problem.seed, problem.plan, samples)
         costs = problem.model.costs(problem.state, candidates, problem.t, problem.params, problem.threads)
@@ -267,7 +269,9 @@ class Sampler:
         if costs[winner] < best_cost:
             best, best_cost = self._gather(decisions, np.array([winner]))[0], float(costs[winner])
         state = state._replace(best=best, best_cost=best_cost, iteration=state.iteration + 1)
-        info = IterationInfo(samples=costs.size, failed=failed, effective_sample_size=0.0, best_cost=float(costs[winner]))
+        info = IterationInfo(
+            samples=costs.size, failed=failed, effective_sample_size=0.0, best_cost=float(costs[winner])
+        )
         if not np.isfinite(info.best_cost):
             return state, info
         refit = self.planner.refit
@@ -386,8 +390,7 @@ class Sampler:
         if refit.least_width:
             std = np.maximum(std, refit.least_width * self._unit)
         keep = max(1, int(count * self.planner.schedule.reuse)) if self.planner.schedule.reuse else 0
-        state = state._replace(mean=mean, std=std, elites=elites[:keep], elite_costs=all_costs[order][:keep]
-        )
+        state = state._replace(mean=mean, std=std, elites=elites[:keep], elite_costs=all_costs[order][:keep])
         return state, info._replace(effective_sample_size=float(count))
 
     def _refit_softmax(

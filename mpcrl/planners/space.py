@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,9 @@ class ControlSpace:
     dtype: np.dtype
 
     @classmethod
-    def of(cls, low: np.ndarray, high: np.ndarray, dt: float, rate: object = None, dtype: object = np.float64) -> ControlSpace:
+    def of(
+        cls, low: np.ndarray, high: np.ndarray, dt: float, rate: Any = None, dtype: np.typing.DTypeLike = np.float64
+    ) -> ControlSpace:
         """Checked; `rate` may be None (free), one number, or a vector [nu]."""
         nu = np.size(low)
         low, high = finite_vector("control_low", low, nu), finite_vector("control_high", high, nu)
@@ -43,7 +46,7 @@ class ControlSpace:
         limit = np.full(nu, np.inf) if rate is None else np.broadcast_to(np.asarray(rate, np.float64), nu).copy()
         if not (limit > 0).all():
             raise InvalidInput(f"rate must be above 0 (or None for no limit), got {limit.tolist()}")
-        return cls(low=low, high=high, dt=positive_number("dt", dt), rate=limit, dtype=np.dtype(dtype))  # type: ignore[call-overload]
+        return cls(low=low, high=high, dt=positive_number("dt", dt), rate=limit, dtype=np.dtype(dtype))
 
     @property
     def nu(self) -> int:

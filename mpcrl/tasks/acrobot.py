@@ -1,12 +1,12 @@
 """`acrobot-swingup`: two rods like a gymnast on a bar, with a motor in the hip only.
 
 State: angle_1 (rad, 0 hanging), angle_2 (rad, relative to the first rod), rate_1, rate_2 (rad/s), angles not wrapped.
-Control: torque between the rods (N m). Mechanics: `two_link`, as in Spong, "The swing up control problem for the acrobot",
-1995, and Gymnasium's Acrobot-v1, with the moments of inertia of uniform rods, no limits on the rates, and two Runge-Kutta
-steps per control period. Its tip has to be swung up: the motor holds the second rod level, but not both.
+Control: torque between the rods (N m). Mechanics: `two_link`, as in Spong, "The swing up control problem for the
+acrobot", 1995, and in Gymnasium's Acrobot-v1 with its sizes (the "book" form; no limits on the rates), two Runge-Kutta
+steps per control period.
 
-Near the top the cost of what follows the horizon is that of the optimal linear feedback, x^T P x with P from the Riccati
-equation, bent to stay below a cap further away. The energy term leads there from below.
+Near the top the cost of what follows the horizon is that of the optimal linear feedback, x^T P x with P from the
+Riccati equation, bent to stay below a cap further away. The energy term leads there from below.
 """
 
 from __future__ import annotations

@@ -95,10 +95,11 @@ class Canvas:
         """A line through the points, with round joints and ends; at least a pixel wide."""
         pixels = max(_OVERSAMPLING, round(width * self._scale))
         path = [self._pixel(point) for point in points]
-        self._draw.line(path, fill=colour, width=pixels, joint="curve")
-        if pixels > 3 * _OVERSAMPLING:
-            for x, y in (path[0], path[-1]):
-                self._draw.circle((x, y), pixels / 2, fill=colour)
+        round_off = pixels > 3 * _OVERSAMPLING  # else nobody sees it
+        self._draw.line(path, fill=colour, width=pixels, joint="curve" if round_off else None)
+        if round_off:
+            for end in (path[0], path[-1]):
+                self._draw.circle(end, pixels / 2, fill=colour)
 
     def circle(self, centre: Point, radius: float, colour: Colour) -> None:
         """A filled circle; at least a pixel wide."""
@@ -122,12 +123,12 @@ class Canvas:
             return
         ex, ey = vector[0] / length, vector[1] / length
         head = min(4.0 * width, length)
-        neck = (start[0] + (length - head) * ex, start[1] + (length - head) * ey)
+        x, y = start[0] + (length - head) * ex, start[1] + (length - head) * ey
         if length > head:
-            self.line([start, neck], width, colour)
+            self.line([start, (x, y)], width, colour)
+        half = 0.375 * head
         tip = (start[0] + vector[0], start[1] + vector[1])
-        half = 1.5 * width * head / (4.0 * width)
-        self.polygon([tip, (neck[0] - half * ey, neck[1] + half * ex), (neck[0] + half * ey, neck[1] - half * ex)], colour)
+        self.polygon([tip, (x - half * ey, y + half * ex), (x + half * ey, y - half * ex)], colour)
 
     def text(self, point: Point, text: str, size: int = 14, colour: Colour = INK, anchor: str = "lm") -> None:
         """Text at a point of the world; `size` in pixels, `anchor` as Pillow has it ("lm": its left end, middle)."""

@@ -1,16 +1,16 @@
 """`cart-double-pendulum`: two rods, one on the other, on a cart.
 
-State: position (m), angle_1, angle_2 (rad, both from upright, clockwise, not wrapped), velocity (m/s), rate_1, rate_2 (rad/s).
-Control: force on the cart (N). Uniform rods without friction. With the accelerations (a, b1, b2), c_i = cos(angle_i),
-s_i = sin(angle_i), c = cos(angle_1 - angle_2), s = sin(angle_1 - angle_2) (Bogdanov, "Optimal control of a double inverted
-pendulum on a cart", 2004):
+State: position (m), angle_1, angle_2 (rad, both from upright, clockwise, not wrapped), velocity (m/s), rate_1, rate_2
+(rad/s). Control: force on the cart (N). Uniform rods without friction. With the accelerations (a, b1, b2), c_i =
+cos(angle_i), s_i = sin(angle_i), c = cos(angle_1 - angle_2), s = sin(angle_1 - angle_2) (Bogdanov, "Optimal control of
+a double inverted pendulum on a cart", 2004):
 
     [d1     d2 c1  d3 c2] [a ]   [force + d2 s1 rate_1^2 + d3 s2 rate_2^2]
     [d2 c1  d4     d5 c ] [b1] = [f1 s1 - d5 s rate_2^2                  ]
     [d3 c2  d5 c   d6   ] [b2]   [f2 s2 + d5 s rate_1^2                  ]
 
-One step of the classical Runge-Kutta method per control period. As in `acrobot-swingup` the terminal cost is that of the optimal
-linear feedback near the top, capped, and the energy of the rods leads there.
+One step of the classical Runge-Kutta method per control period. As in `acrobot-swingup` the terminal cost is that of
+the optimal linear feedback near the top, capped, and the energy of the rods leads there.
 """
 
 from __future__ import annotations

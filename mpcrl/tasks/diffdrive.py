@@ -1,15 +1,15 @@
 """`diffdrive-costmap`: a differential-drive robot finds its way through a flat to a pose.
 
-State: x, y (m), heading (rad, not wrapped). Controls: forward speed (m/s, backwards slower than forwards) and turning rate
-(rad/s), reached at once. A unicycle, stepped along the chord of its arc (midpoint heading):
+State: x, y (m), heading (rad, not wrapped). Controls: forward speed (m/s, backwards slower than forwards) and turning
+rate (rad/s), reached at once. A unicycle, stepped along the chord of its arc (midpoint heading):
 
     x' = x + v dt cos(heading + w dt / 2),    y' = y + v dt sin(heading + w dt / 2),    heading' = heading + w dt
 
-The costmap is built as Nav2's inflation layer builds it (nav2_costmap_2d): 1 where the robot's middle must not be, then
-exp(-scale (distance - radius)) down to 0. Beside it stands a map of the way left to the goal: shortest paths over the cells,
-longer where they cost, so that a short horizon does not get caught behind a wall. Rows of both count along y, columns along
-x, and the cell is looked up by its integer indices, clamped at the rim. A collision costs and does not end the episode: after
-an end nothing more is paid, so that a crash would look cheap to a planner.
+The costmap is built as Nav2's inflation layer builds it (nav2_costmap_2d): 1 where the robot's middle must not be,
+then exp(-scale (distance - radius)) down to 0. Beside it stands a map of the way left to the goal: shortest paths over
+the cells, longer where they cost, so that a short horizon does not get caught behind a wall. Rows of both count along
+y, columns along x, and the cell is looked up by its integer indices, clamped at the rim. A collision costs and does
+not end the episode: after an end nothing more is paid, so that a crash would look cheap to a planner.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def costmap_at(px: float, py: float, p: DiffdriveParams) -> float:
     """The costmap's value at a point (m)."""
     row = int(min(max((py - p.origin_y) / p.resolution, 0.0), p.costmap.shape[0] - 1.0))
     column = int(min(max((px - p.origin_x) / p.resolution, 0.0), p.costmap.shape[1] - 1.0))
-    return p.costmap[row, column]
+    return float(p.costmap[row, column])
 
 
 def way_left_at(px: float, py: float, p: DiffdriveParams) -> float:
@@ -92,7 +92,7 @@ def way_left_at(px: float, py: float, p: DiffdriveParams) -> float:
     row = int(min(max((py - p.origin_y) / p.resolution, 0.0), p.way_left.shape[0] - 1.0))
     column = int(min(max((px - p.origin_x) / p.resolution, 0.0), p.way_left.shape[1] - 1.0))
     straight = math.hypot(px - p.goal_x, py - p.goal_y)
-    return straight if straight < 0.5 else max(p.way_left[row, column], 0.5)
+    return straight if straight < 0.5 else max(float(p.way_left[row, column]), 0.5)
 
 
 def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: DiffdriveParams) -> DiffdriveCost:

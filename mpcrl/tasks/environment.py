@@ -22,22 +22,23 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     The observation is the state, the reward is minus the stage cost of the state before the step and the action. `info`
     holds `cost`, `cost_terms` (the terms by name) and, where the task says what solved means, `solved`.
 
-    Actions beyond the bounds are clipped to them, as Gymnasium's own Pendulum does. An episode is terminated where the task's
-    `terminated` says so, and truncated after its `episode_steps`. `TaskEnv(task, ...)` runs `task.params` as they are; for others
-    give it `dataclasses.replace(task, params=...)`.
+    Actions beyond the bounds are clipped to them, as Gymnasium's own Pendulum does. An episode is terminated where the
+    task's `terminated` says so, and truncated after its `episode_steps`. `TaskEnv(task, ...)` runs `task.params` as
+    they are; for others give it `dataclasses.replace(task, params=...)`.
 
     Parameters
     ----------
     task : AnalyticTask
     render_mode : {None, "rgb_array", "human"}
-        "rgb_array": `render` returns an image, uint8 [400, 640, 3] (needs the extra `video`). "human": every step is shown in a
-        Matplotlib window (needs the extra `plots` too, and a screen).
+        "rgb_array": `render` returns an image, uint8 [400, 640, 3] (needs the extra `video`). "human": every step is
+        shown in a Matplotlib window (needs the extra `plots` too, and a screen).
 
     Raises
     ------
     InvalidInput
-        Of the constructor: an unknown render mode, or one for a task that has no `draw`. Of `step`: an action of another shape
-        than [nu] or with NaN or infinite numbers, or a step before the first reset. Of `reset`: options, of which there are none.
+        Of the constructor: an unknown render mode, or one for a task that has no `draw`. Of `step`: an action of
+        another shape than [nu] or with NaN or infinite numbers, or a step before the first reset. Of `reset`: options,
+        of which there are none.
     """
 
     def __init__(self, task: AnalyticTask, render_mode: str | None = None) -> None:
@@ -45,7 +46,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InvalidInput(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
         if render_mode is not None and task.draw is None:
-            raise InvalidInput(f"task {task.name!r} has no `draw`, so that it cannot be rendered; leave render_mode at None")
+            raise InvalidInput(f"task {task.name!r} has no `draw` to render with; leave render_mode at None")
         self.task, self.render_mode = task, render_mode
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (task.nx,), np.float64)
         self.action_space = gymnasium.spaces.Box(task.control_low, task.control_high, dtype=np.float64)
@@ -87,7 +88,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._show()
         return np.array(state), -total, terminated, self._steps >= task.episode_steps, info
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """The image [400, 640, 3] uint8 with `render_mode="rgb_array"`, else None."""
         if self.render_mode != "rgb_array":
             return None
@@ -124,8 +125,8 @@ class _Window:
         if self._figure.canvas.required_interactive_framework is None:
             pyplot.close(self._figure)
             raise MpcrlError(
-                f"render_mode='human' needs a screen, and Matplotlib found none (its backend is {pyplot.get_backend()!r}); "
-                "use render_mode='rgb_array'"
+                f"render_mode='human' needs a screen, and Matplotlib found none (its backend is "
+                f"{pyplot.get_backend()!r}); use render_mode='rgb_array'"
             )
         self._axes = self._figure.add_axes((0.0, 0.0, 1.0, 1.0))
         self._axes.set_axis_off()

@@ -5,8 +5,9 @@ State: position (m), velocity (m/s). Control: acceleration (m/s^2), held over th
     x' = A x + B u,    A = [[1, h], [0, 1]],    B = [[h^2 / 2], [h]]            (exact discretisation)
     cost = x^T Q x + R u^2,    terminal = x^T P x
 
-P solves the discrete algebraic Riccati equation, so that the optimum over any horizon is the infinite-horizon one:
-u = -K x, K = (R + B^T P B)^-1 B^T P A (`riccati`). From a start within 1 m and 0.5 m/s that control stays within its bounds.
+P solves the discrete algebraic Riccati equation, so that the optimum over any horizon is the infinite-horizon one: u =
+-K x, K = (R + B^T P B)^-1 B^T P A (`riccati`). From a start within 1 m and 0.5 m/s that control stays within its
+bounds.
 """
 
 from __future__ import annotations

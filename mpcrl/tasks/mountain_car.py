@@ -6,8 +6,8 @@ State: position (gymnasium's unit of length), velocity (the same per control ste
     velocity' = velocity + power push - gravity cos(3 position), held within +-max_speed
     position' = position + velocity', held within [-1.2, 0.6]; the left wall stops the car
 
-Time is counted in control steps there; `dt` is Gymnasium's frame time. The reward is Gymnasium's for the effort only: its
-100 at the goal says nothing on the way, so the cost is the energy and the distance that the car lacks instead.
+Time is counted in control steps there; `dt` is Gymnasium's frame time. Of Gymnasium's reward only the effort is kept:
+its 100 at the goal say nothing on the way, so the cost has the energy and the distance that the car lacks instead.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ stepped semi-implicitly (gymnasium/envs/classic_control/pendulum.py, version 1):
     rate'  = rate + (3 g / (2 l) sin(angle) + 3 / (m l^2) torque) dt, held within +-max_rate
     angle' = angle + rate' dt
 
-The cost is minus Gymnasium's reward, angle^2 + 0.1 rate^2 + 0.001 torque^2 with the angle wrapped. Gravity pulls with up
-to m g l / 2 = 5 N m against 2 N m of torque, so the rod has to be swung up.
+The cost is minus Gymnasium's reward, angle^2 + 0.1 rate^2 + 0.001 torque^2 with the angle wrapped. Gravity pulls with
+up to m g l / 2 = 5 N m against 2 N m of torque, so the rod has to be swung up.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def step(x: tuple[float, ...], u: tuple[float, ...], p: PendulumParams) -> tuple
 def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: PendulumParams) -> PendulumCost:
     """Minus the reward of Pendulum-v1."""
     angle, rate = x
-    return PendulumCost(
-        p.angle_weight * wrap_to_pi(angle) ** 2, p.rate_weight * rate**2, p.torque_weight * u[0] ** 2
-    )
+    return PendulumCost(p.angle_weight * wrap_to_pi(angle) ** 2, p.rate_weight * rate**2, p.torque_weight * u[0] ** 2)
 
 
 def solved(x: tuple[float, ...], p: PendulumParams) -> bool:

@@ -1,14 +1,14 @@
 """`quadrotor-obstacles`: a quadrotor flies between spheres to a goal.
 
-State: position x, y, z (m, z up), velocity vx, vy, vz (m/s), attitude quaternion qw, qx, qy, qz (unit, body to world), body rates
-wx, wy, wz (rad/s). Controls: total thrust (N) along the body's z axis, and three body torques (N m). A rigid body with
-linear drag (Mahony, Kumar and Corke, "Multirotor aerial vehicles", 2012):
+State: position x, y, z (m, z up), velocity vx, vy, vz (m/s), attitude quaternion qw, qx, qy, qz (unit, body to world),
+body rates wx, wy, wz (rad/s). Controls: total thrust (N) along the body's z axis, and three body torques (N m). A
+rigid body with linear drag (Mahony, Kumar and Corke, "Multirotor aerial vehicles", 2012):
 
     m v' = thrust R(q) e3 - m g e3 - drag v,    q' = q * (0, w) / 2,    J w' = torque - w x (J w)
 
 stepped semi-implicitly (rates, then attitude by the exact rotation of constant rates, then velocity, then position).
-Obstacles: rows x, y, z, radius (m) in the parameters; they may move at run time, their number is fixed. A collision costs and
-does not end the episode: after an end nothing more is paid, so that a crash would look cheap to a planner.
+Obstacles: rows x, y, z, radius (m) in the parameters; they may move at run time, their number is fixed. A collision
+costs and does not end the episode: after an end nothing more is paid, so that a crash would look cheap to a planner.
 """
 
 from __future__ import annotations
@@ -174,9 +174,9 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: QuadrotorParams) -> None:
                     rotor[0] + 0.1 * (math.cos(a) * forward[0] + math.sin(a) * left[0]),
                     rotor[axis] + 0.1 * (math.cos(a) * forward[axis] + math.sin(a) * left[axis]),
                 )
-                for a in np.linspace(0.0, 2.0 * math.pi, 13).tolist()
+                for a in np.linspace(0.0, 2.0 * math.pi, 12).tolist()
             ]
-            canvas.line(ring, 0.035, BLUE)
+            canvas.polygon(ring, BLUE)
         canvas.arrow(centre, (0.4 * x[3], 0.4 * x[3 + axis]), 0.04, ORANGE)
         canvas.circle(centre, 0.06, RED)
         canvas.text((-p.half_length + 0.1, top - 0.18), label, 13, INK)
@@ -192,7 +192,7 @@ def quadrotor_obstacles() -> AnalyticTask:
         control_high=np.array([20.0, 0.05, 0.05, 0.02]),
         params=params,
         cost=cost,
-            episode_steps=250,
+        episode_steps=250,
         preset={"planner": "icem", "budget": 128, "horizon": 35, "beta": 2.0, "width": 0.25},
         state_names=("x", "y", "z", "vx", "vy", "vz", "qw", "qx", "qy", "qz", "wx", "wy", "wz"),
         control_names=("thrust", "torque_x", "torque_y", "torque_z"),

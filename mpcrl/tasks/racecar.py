@@ -1,19 +1,19 @@
 """`racecar`: a 1:10 car laps a track as fast as its grip allows.
 
-State, relative to the centre line: progress along it (m, not wrapped: it counts on from lap to lap), offset from it (m, to
-the left), heading from its direction (rad), speed (m/s), steering angle (rad). Controls: acceleration (m/s^2) and steering rate
-(rad/s). A kinematic bicycle about the centre of mass (Kong et al., "Kinematic and dynamic vehicle models for autonomous driving
-control design", 2015) in the coordinates of the track (Kloeser et al., "NMPC for racing using a singularity-free
-path-parametric model", 2020), kappa being the curvature of the centre line:
+State, relative to the centre line: progress along it (m, not wrapped: it counts on from lap to lap), offset from it
+(m, to the left), heading from its direction (rad), speed (m/s), steering angle (rad). Controls: acceleration (m/s^2)
+and steering rate (rad/s). A kinematic bicycle about the centre of mass (Kong et al., "Kinematic and dynamic vehicle
+models for autonomous driving control design", 2015) in the coordinates of the track (Kloeser et al., "NMPC for racing
+using a singularity-free path-parametric model", 2020), kappa being the curvature of the centre line:
 
     slip      = atan(l_r tan(steering) / (l_f + l_r))
     progress' = speed cos(heading + slip) / (1 - kappa offset)
     offset'   = speed sin(heading + slip)
     heading'  = speed sin(slip) / l_r - kappa progress'
 
-stepped by the midpoint method. Lengths and limits are those of an F1TENTH car. Each metre of progress on the track earns a cost
-of -1; leaving it, and more sideways acceleration than the tyres hold, cost. Nothing of that ends the episode: after an end
-nothing more is paid, so that an accident would look cheap to a planner.
+stepped by the midpoint method. Lengths and steering are those of an F1TENTH car. Each metre of progress on the track
+earns a cost of -1; leaving it, and more sideways acceleration than the tyres hold, cost. Nothing of that ends the
+episode: after an end nothing more is paid, so that an accident would look cheap to a planner.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def track(corners: Sequence[tuple[float, float]], smoothing: float = 1.1, points
     progress = np.append(0.0, np.cumsum(np.abs(np.diff(line))))
     even = np.linspace(0.0, progress[-1], points + 1)
     direction = np.unwrap(np.angle(slope))
-    columns = (curvature, line.real, line.imag, direction)
-    return RacecarParams(*(np.interp(even, progress, column) for column in columns), float(progress[-1]))
+    columns = [np.interp(even, progress, column) for column in (curvature, line.real, line.imag, direction)]
+    return RacecarParams(columns[0], columns[1], columns[2], columns[3], float(progress[-1]))
 
 
 def curvature_at(progress: float, p: RacecarParams) -> float:
@@ -105,7 +105,7 @@ def curvature_at(progress: float, p: RacecarParams) -> float:
     at = min(max(progress % p.lap / p.lap * last, 0.0), last - 1e-3)
     i = int(at)
     part = at - math.floor(at)
-    return (1.0 - part) * p.curvature[i] + part * p.curvature[i + 1]
+    return float((1.0 - part) * p.curvature[i] + part * p.curvature[i + 1])
 
 
 def _rates(
@@ -180,7 +180,7 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: RacecarParams) -> None:
     left, right = float(centre_x.min()) - around, float(centre_x.max()) + around
     bottom, top = float(centre_y.min()) - around, float(centre_y.max()) + around
     canvas.view(left, right, bottom, top)
-    turn = math.copysign(1.0, p.direction[-1] - p.direction[0])  # 1: the track runs counter-clockwise, its left is inside
+    turn = math.copysign(1.0, p.direction[-1] - p.direction[0])  # 1: counter-clockwise, the inside is on the left
     for side, colour in ((-0.04, GREY), (0.0, PALE)):
         canvas.polygon(edge(-turn * (p.half_width - side)), colour)
     canvas.polygon(edge(turn * p.half_width), GREY)

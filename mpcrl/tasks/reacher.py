@@ -1,8 +1,8 @@
 """`reacher-2link`: an arm of two rods in a horizontal plane brings its tip to a target.
 
-State: angle_1 (rad, from the axis that points down in the picture), angle_2 (rad, relative to the first rod), rate_1, rate_2
-(rad/s), angles not wrapped. Controls: torques of shoulder and elbow (N m). Mechanics: `two_link` without gravity, with viscous
-damping in the joints. The target stands in the parameters and may move at run time.
+State: angle_1 (rad, from the axis that points down in the picture), angle_2 (rad, relative to the first rod), rate_1,
+rate_2 (rad/s), angles not wrapped. Controls: torques of shoulder and elbow (N m). Mechanics: `two_link` without
+gravity, with viscous damping in the joints. The target stands in the parameters and may move at run time.
 """
 
 from __future__ import annotations

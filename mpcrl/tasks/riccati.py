@@ -11,8 +11,8 @@ import numpy as np
 def riccati(A: np.ndarray, B: np.ndarray, Q: np.ndarray, R: np.ndarray) -> np.ndarray:
     """The P [nx, nx] of the optimal cost x^T P x of x' = A x + B u under the stage cost x^T Q x + u^T R u.
 
-    Value iteration on the discrete algebraic Riccati equation (Bertsekas, "Dynamic Programming and Optimal Control", volume
-    1, section on linear systems and quadratic cost). The optimal control is u = -(R + B^T P B)^-1 B^T P A x.
+    Value iteration on the discrete algebraic Riccati equation (Bertsekas, "Dynamic Programming and Optimal Control",
+    volume 1, section on linear systems and quadratic cost). The optimal control is u = -(R + B^T P B)^-1 B^T P A x.
 
     Parameters
     ----------

@@ -1,13 +1,14 @@
 """Two rods in a plane, the second hinged on the first: the mechanics of `acrobot-swingup` and `reacher-2link`.
 
-State: angle_1 (rad, 0 along gravity), angle_2 (rad, relative to the first rod), and their rates (rad/s). With the generalised
-torques tau (Murray, Li and Sastry, "A Mathematical Introduction to Robotic Manipulation", 1994, chapter 4; Spong 1995):
+State: angle_1 (rad, 0 along gravity), angle_2 (rad, relative to the first rod), and their rates (rad/s). With the
+generalised torques tau (Murray, Li and Sastry, "A Mathematical Introduction to Robotic Manipulation", 1994, chapter 4;
+Spong 1995):
 
     [alpha + 2 beta cos q2,  delta + beta cos q2] [q1'']   [tau_1 + beta sin q2 (2 w1 w2 + w2^2)]
     [delta + beta cos q2,    delta              ] [q2''] = [tau_2 - beta sin q2 w1^2            ]  - gravity - damping
 
-`p` has the fields gravity (m/s^2; 0 in a horizontal plane), damping (N m s), mass_1, mass_2 (kg), length_1, length_2 (m),
-inertia_1, inertia_2 (kg m^2, about the centre of each rod, which is its middle).
+`p` has the fields gravity (m/s^2; 0 in a horizontal plane), damping (N m s), mass_1, mass_2 (kg), length_1, length_2
+(m), inertia_1, inertia_2 (kg m^2, about the centre of each rod, which is its middle).
 """
 
 from __future__ import annotations
