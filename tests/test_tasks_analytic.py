@@ -96,7 +96,7 @@ def test_functions_are_plain_python_on_floats(task: AnalyticTask) -> None:
                 assert math.isfinite(task.terminal(x, task.params))
 
 
-def test_cost_grows_with_distance_from_the_solution_only_by_named_terms(task: AnalyticTask) -> None:
+def test_the_cost_has_named_terms(task: AnalyticTask) -> None:
     x = start_of(task)
     stage = task.cost(x, tuple((task.control_low + task.control_high) / 2), 0, task.params)
     assert len(set(stage._fields)) == len(stage) > 1
@@ -188,21 +188,21 @@ def free_arm(p: reacher.ReacherParams) -> reacher.ReacherParams:
 @pytest.mark.parametrize(
     ("module", "params", "start", "bound"),
     [
-        (cartpole, cartpole.CartpoleParams(), (0.0, 1.0, 0.3, -2.0), 1e-3),
-        (acrobot, acrobot.acrobot_swingup().params, (2.5, 0.7, 0.5, -3.0), 1e-3),
-        (cart_double_pendulum, cart_double_pendulum.cart_double_pendulum().params, (0, 1.0, -0.5, 0, 3.0, -2.0), 1e-3),
-        (two_link, free_arm(reacher.ReacherParams()), (0.3, 1.0, 6.0, -4.0), 1e-3),
+        (cartpole, cartpole.CartpoleParams(), (0.0, 1.0, 0.3, -2.0), 2e-4),
+        (acrobot, acrobot.acrobot_swingup().params, (2.5, 0.7, 0.5, -3.0), 1e-4),
+        (cart_double_pendulum, cart_double_pendulum.cart_double_pendulum().params, (0, 1.0, -0.5, 0, 3.0, -2.0), 2e-2),
+        (two_link, free_arm(reacher.ReacherParams()), (0.3, 1.0, 6.0, -4.0), 2e-2),
     ],
     ids=["cartpole", "acrobot", "cart-double-pendulum", "reacher"],
 )
 def test_energy_is_kept_without_control_and_friction(module: Any, params: Any, start: State, bound: float) -> None:
-    """Over ten seconds of violent motion, as a part of the energies that occur."""
+    """Over ten seconds of whirling, as a part of the energy there is."""
     step = reacher.step if module is two_link else module.step
     states = swing(step, start, params, 10.0)
     energies = np.array([module.energy(tuple(x), params) for x in states])
     rate = np.abs(np.diff(states[:, states.shape[1] // 2 :], axis=0)).max()
     assert rate > 0.1, "nothing moves"
-    assert np.ptp(energies) < bound * max(1.0, np.abs(energies).max())
+    assert np.ptp(energies) < bound * np.abs(energies[0])
 
 
 def test_energy_of_the_pendulum_does_not_drift() -> None:
@@ -345,10 +345,10 @@ def test_the_terminal_cost_is_that_of_a_feedback_that_balances(builder: Any, top
     P = task.params.value
     assert np.abs(np.linalg.eigvals(A)).max() > 1.05, "the top is not unstable"
     assert np.linalg.eigvalsh(P).min() > 0
-    # the gain that P implies, for some R: balance does not depend on its exact size
-    K = np.linalg.solve(1e-3 * np.eye(1) + B.T @ P @ B, B.T @ P @ A)
+    R = task.params.torque_weight if builder is acrobot.acrobot_swingup else 1e-4
+    K = np.linalg.solve(R * np.eye(1) + B.T @ P @ B, B.T @ P @ A)
     assert np.abs(np.linalg.eigvals(A - B @ K)).max() < 1.0
-    x = tuple(np.array(top) + 0.02)
+    x = tuple(np.array(top) + 0.005)
     for _ in range(300):
         u = np.clip(-K @ (np.array(x) - top), task.control_low, task.control_high)
         x = task.step(x, tuple(u.tolist()), task.params)
@@ -435,6 +435,8 @@ def test_moving_an_obstacle_moves_its_cost() -> None:
 
 # The robot in the flat.
 
+FLAT = diffdrive.diffdrive_costmap().params
+
 
 @given(st.floats(-7.0, 7.0), st.floats(-7.0, 7.0))
 def test_the_costmap_is_looked_up_as_numpy_does(x: float, y: float) -> None:
@@ -446,9 +448,6 @@ def test_the_costmap_is_looked_up_as_numpy_does(x: float, y: float) -> None:
     straight = math.hypot(x - p.goal_x, y - p.goal_y)
     way = diffdrive.way_left_at(x, y, p)
     assert way == (straight if straight < 0.5 else max(p.way_left[row, column], 0.5))
-
-
-FLAT = diffdrive.diffdrive_costmap().params
 
 
 def test_the_costmap_is_lethal_within_the_robots_radius() -> None:
@@ -466,7 +465,7 @@ def test_the_costmap_is_lethal_within_the_robots_radius() -> None:
 def test_a_way_leads_downhill_to_every_goal(goal: tuple[float, float, float]) -> None:
     p = diffdrive.with_goal(FLAT, *goal)
     assert diffdrive.solved(goal, p)
-    x, y = -3.2, -3.3
+    x, y = -3.225, -3.325  # the middle of a cell
     left = diffdrive.way_left_at(x, y, p)
     assert math.hypot(goal[0] - x, goal[1] - y) < left < 30.0
     for _ in range(600):
@@ -554,7 +553,8 @@ def test_the_car_on_the_track_is_the_bicycle_in_the_plane() -> None:
     speed, steering = x[3], x[4]
     fine = 100
     for t in range(60):
-        u = (1.0 * math.sin(0.2 * t) - 0.3, 1.2 * math.cos(0.3 * t))
+        follow = 0.33 * racecar.curvature_at(x[0] + 0.2, p) - 0.3 * x[1] - 0.5 * x[2]
+        u = (math.sin(0.2 * t), 5.0 * (follow - x[4]))
         x = task.step(x, u, p)
         for _ in range(fine):
             h = p.dt / fine
@@ -680,7 +680,7 @@ def test_every_task_has_a_picture_that_shows_its_state(task: AnalyticTask) -> No
     env.close()
 
 
-def test_a_window_needs_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_needs_a_screen() -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("agg")
     with pytest.raises(MpcrlError, match="rgb_array"):
@@ -691,8 +691,10 @@ def test_a_window_needs_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_window_shows_every_state(monkeypatch: pytest.MonkeyPatch) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("agg")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     pauses: list[float] = []
-    monkeypatch.setattr(pyplot.get_backend_mod().FigureCanvas, "required_interactive_framework", "pretended")
+    monkeypatch.setattr(FigureCanvasAgg, "required_interactive_framework", "pretended")
     monkeypatch.setattr(pyplot, "pause", pauses.append)
     env = env_of(pendulum.pendulum_swingup(), "human")
     env.reset(seed=0)

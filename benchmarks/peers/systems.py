@@ -147,7 +147,7 @@ def diffdrive_terminal(x, p):
     row = min(max(math.floor(py / p.resolution), 0.0), p.last)
     column = min(max(math.floor(px / p.resolution), 0.0), p.last)
     occupied = p.costmap[int(row), int(column)]
-    return math.sqrt((px - p.goal[0]) ** 2 + (py - p.goal[1]) ** 2 + 1e-4) + 4.0 * occupied
+    return math.sqrt((px - p.goal[0]) ** 2 + (py - p.goal[1]) ** 2 + 1e-4) + 2.0 * occupied
 
 
 def diffdrive_cost(x, u, t, p):
@@ -261,6 +261,6 @@ def diffdrive() -> System:
         name="diffdrive", state_names=("x", "y", "heading"), control_names=("speed", "turn"),
         step=diffdrive_step, cost=diffdrive_cost, terminal=diffdrive_terminal, solved=diffdrive_solved,
         params=DiffDrive(costmap=costmap(), goal=np.array([5.4, 4.0], np.float32)),
-        start=(1.2, 1.5, 0.3), low=(-0.5, -1.0), high=(0.5, 1.0), width=0.4,
-        temperature=0.3, steps=400,
+        start=(1.2, 1.5, 0.5), low=(-0.5, -1.0), high=(0.5, 1.0), width=0.4,
+        temperature=0.1, steps=320,
     )  # fmt: skip

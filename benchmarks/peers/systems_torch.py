@@ -95,7 +95,7 @@ def diffdrive(p: Any) -> tuple[Step, Step]:
         occupied = cells[cell[:, 1] * columns + cell[:, 0]]
         away = x[:, 0:2] - goal
         distance = torch.sqrt((away * away).sum(dim=1) + 1e-4)
-        return distance + 4.0 * occupied + 0.02 * u[:, 0] ** 2 + 0.01 * u[:, 1] ** 2
+        return distance + 2.0 * occupied + 0.02 * u[:, 0] ** 2 + 0.01 * u[:, 1] ** 2
 
     return step, cost
 

@@ -32,7 +32,7 @@ _ADVICE = "use tuples, arithmetic, min, max, abs, math.* and plain helper functi
 
 _FLOAT, _FLOOR, _RINT, _INT, _SQRT = "lane_float", "lane_floor", "lane_rint", "lane_int", "lane_sqrt"
 _MATH = {**vecmath.PLAIN_TO_LANE, math.sqrt: "sqrt", np.sqrt: "sqrt"}
-_RENAMED = {
+_RENAMED: dict[Any, str] = {
     math.floor: "floor", np.floor: "floor", math.ceil: "ceil", np.ceil: "ceil", math.trunc: "trunc", np.trunc: "trunc",
     round: "rint", np.rint: "rint", math.fabs: "abs", np.abs: "abs", abs: "abs", np.fabs: "abs",
     math.copysign: "copysign", np.copysign: "copysign", math.isnan: "isnan", np.isnan: "isnan",
@@ -557,7 +557,8 @@ class _Rewriter(ast.NodeTransformer):
 
     def _helper(self, node: ast.Call, target: types.FunctionType) -> ast.expr:
         """Another function of the user's: rewritten as well; params passed on become their fields."""
-        roles, arguments = [], []
+        roles: list[str] = []
+        arguments: list[ast.expr] = []
         for argument in self._bound(node, target):
             if isinstance(argument, ast.Name) and argument.id in self.params:
                 roles.append("params")

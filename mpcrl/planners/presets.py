@@ -95,15 +95,19 @@ def icem(
     reuse: float = 0.3,
     mean_candidate: str = "last",
     execute: str = "best",
+    knots: int | None = None,
 ) -> SamplingPlanner:
     """Improved CEM: coloured noise, fewer samples per iteration, elites kept and shifted, the mean as a candidate in
     the last iteration, the best executed (Pinneri et al.: Sample-efficient cross-entropy method for real-time planning,
-    CoRL 2020; beta .25 for HalfCheetah, 2 for Humanoid, 2.5 to 3.5 for manipulation)."""
+    CoRL 2020; beta .25 for HalfCheetah, 2 for Humanoid, 2.5 to 3.5 for manipulation).
+
+    With `knots` the decisions are those of a cubic spline instead of one per step: for long horizons and small budgets.
+    """
     elites = min(elites, max(2, budget // (2 * iterations)))
     return SamplingPlanner(
         name="icem",
         horizon=horizon,
-        parametrisation=PerStep(),
+        parametrisation=PerStep() if knots is None else Spline(knots=min(knots, horizon)),
         noise=Coloured(beta=beta),
         refit=Elites(count=elites, momentum=momentum),
         schedule=Schedule(
@@ -221,7 +225,8 @@ def dial(
     annealing: float = 0.5,
 ) -> SamplingPlanner:
     """Diffusion-inspired annealing: MPPI whose noise shrinks over iterations and towards the present, costs
-    standardised (Xue et al.: Full-order sampling-based MPC for torque-level locomotion control via diffusion-style annealing, 2024).
+    standardised (Xue et al.: Full-order sampling-based MPC for torque-level locomotion control via diffusion-style
+    annealing, 2024).
 
     The first node is sampled as well: here a plan's first control is applied after planning, not before it.
     """
@@ -248,7 +253,8 @@ def planet(
     *, budget: int = 10_000, horizon: int = 12, iterations: int | None = None, elites: int = 100, width: float = 1.0
 ) -> SamplingPlanner:
     """CEM as PlaNet runs it: from scratch at every step, no momentum, samples clipped, the mean executed (Hafner et
-    al.: Learning latent dynamics for planning from pixels, ICML 2019, algorithm 2: 1000 samples, 100 elites, 10 iterations).
+    al.: Learning latent dynamics for planning from pixels, ICML 2019, algorithm 2: 1000 samples, 100 elites, 10
+    iterations).
 
     As many elites as a tenth of the samples; fewer iterations where they would have less than 40 samples each.
     """
