@@ -216,22 +216,22 @@ def sides(bench: Bench, folder: Path) -> Iterator[tuple[dict[str, Worker], dict[
     """Workers by name, "ours" on all threads, "one thread" ours on one, and the peers; with what their setup said."""
     workers: dict[str, Worker] = {}
     about: dict[str, dict[str, Any]] = {}
+    problem = dict(bench.problem)
     with ExitStack() as stack:
 
-        def start(name: str, python: Path | str, worker: tuple[str, ...], problem: dict[str, Any], threads: int) -> None:
+        def start(name: str, python: Path | str, worker: tuple[str, ...], threads: int) -> None:
             script, *arguments = worker
             workers[name] = Worker(name, [str(python), str(PEERS / script), *arguments])
             stack.callback(workers[name].close)
             about[name] = workers[name]("setup", bench=problem, threads=threads)
 
-        problem = dict(bench.problem)
         for peer in bench.peers:
             python = environments.interpreter(peer.environment, folder)
-            start(peer.name, python, peer.worker, problem, THREADS)
+            start(peer.name, python, peer.worker, THREADS)
             if "model" in about[peer.name]:
                 problem["model"] = about[peer.name]["model"]
         for name, threads in (("ours", THREADS), ("one thread", 1)):
-            start(name, sys.executable, ("worker_mpcrl.py",), problem, threads)
+            start(name, sys.executable, ("worker_mpcrl.py",), threads)
         yield workers, about
 
 
@@ -249,9 +249,10 @@ def check_costs(bench: Bench, workers: dict[str, Worker]) -> None:
         path = Path(folder) / "controls.npy"
         np.save(path, controls)
         for name, worker in workers.items():
-            error = np.abs(np.array(worker("costs", controls=str(path))["costs"]) - truth) / np.abs(truth).max()
-            if not np.sort(error)[-4] <= 1e-4:
-                raise SystemExit(f"{bench.name}: costs of {name} differ by {np.sort(error)[-4]:.1e} on the same controls")
+            costs = np.array(worker("costs", controls=str(path))["costs"])
+            error = np.sort(np.abs(costs - truth) / np.abs(truth).max())[-4]
+            if not error <= 1e-4:
+                raise SystemExit(f"{bench.name}: costs of {name} are off by {error:.1e} on the same controls")
 
 
 def interleaved(workers: dict[str, Worker], rounds: int) -> dict[str, float]:
@@ -339,8 +340,8 @@ def start_up(rounds: int) -> list[dict[str, Any]]:
 
 def quality_of(answer: dict[str, Any]) -> str:
     """One episode in words."""
-    when = f" at step {answer['at']}" if answer.get("at") else ""
-    return f"{'solved' if answer['solved'] else 'NOT SOLVED'}{when}, cost {answer['cost']:.1f}"
+    outcome = f"solved at step {answer['at']}" if answer["solved"] else "NOT SOLVED"
+    return f"{outcome}, cost {answer['cost']:.1f}"
 
 
 def versions_of(about: dict[str, Any]) -> str:

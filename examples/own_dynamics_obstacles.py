@@ -1,9 +1,7 @@
-"""Your own dynamics and cost: a hovercraft finds its way between islands, and turns back when its goal moves.
+"""Your own dynamics and cost: a hovercraft finds its way between islands to a goal that moves.
 
-    python examples/own_dynamics_obstacles.py [STEPS]
-
-`step` and `cost` are plain Python on tuples of floats. They are compiled so that each SIMD lane runs one trajectory.
-What they read of `p` may change at run time without compiling again. Writes own_dynamics_obstacles.png.
+`step` and `cost` are plain Python on tuples of floats; what they read of `p` may change at run time.
+Run python examples/own_dynamics_obstacles.py [STEPS]; it writes own_dynamics_obstacles.png.
 """
 
 import math
@@ -16,7 +14,8 @@ import numpy as np
 import mpcrl
 
 DT = 0.05  # s
-ISLANDS = np.array([[2, 1, 0.7], [3, 2.9, 0.8], [4.4, 0.6, 0.9], [5, 3.6, 0.7], [1, 3, 0.6], [6.2, 1.9, 0.6]])
+ISLANDS = np.array([(2, 0.8, 0.7), (3, 2.9, 0.8), (4.4, 0.3, 0.9), (5, 3.8, 0.7), (1, 3.1, 0.6), (6.2, 1.8, 0.6)])
+GOALS = (7.5, 3.0), (0.3, 1.8)
 
 
 class Params(NamedTuple):
@@ -26,8 +25,8 @@ class Params(NamedTuple):
 
 
 def step(x, u, p):
-    px, py, vx, vy, heading = x
-    vx += DT * (u[0] * math.cos(heading) - 0.4 * vx)  # it slides: speed and heading are two things
+    px, py, vx, vy, heading = x  # it slides: velocity and heading are two things
+    vx += DT * (u[0] * math.cos(heading) - 0.4 * vx)
     vy += DT * (u[0] * math.sin(heading) - 0.4 * vy)
     return px + DT * vx, py + DT * vy, vx, vy, heading + DT * u[1]
 
@@ -36,34 +35,26 @@ def cost(x, u, t, p):
     total = math.hypot(x[0] - p.goal_x, x[1] - p.goal_y) + 0.01 * (u[0] ** 2 + u[1] ** 2)
     for i in range(6):
         gap = math.hypot(x[0] - p.islands[i, 0], x[1] - p.islands[i, 1]) - p.islands[i, 2]
-        total += 50.0 * max(0.25 - gap, 0.0)
+        total += 50.0 * max(0.2 - gap, 0.0)
     return total
 
 
-steps = int(sys.argv[1]) if len(sys.argv) > 1 else 400
-params = Params(ISLANDS, goal_x=7.5, goal_y=3.0)
+steps = int(sys.argv[1]) if len(sys.argv) > 1 else 500
 task = mpcrl.AnalyticTask(
-    name="hovercraft", dt=DT, params=params, step=step, cost=cost, episode_steps=steps,
-    state_names=("x", "y", "vx", "vy", "heading"), reset=lambda rng: np.array([0.2, 0.2, 0.0, 0.0, 0.8]),
+    name="hovercraft", dt=DT, params=Params(ISLANDS, *GOALS[0]), step=step, cost=cost, episode_steps=steps,
+    state_names=("x", "y", "vx", "vy", "heading"), reset=lambda rng: np.zeros(5),
     control_names=("thrust", "turn"), control_low=[-1.0, -3.0], control_high=[2.0, 3.0],
 )  # fmt: skip
-planner = mpcrl.planners.mppi(budget=1024, horizon=50, temperature=0.1, kind="normalised")
-controller = mpcrl.Controller(task, planner)
-controller.warmup()
-
-state, path = task.reset(np.random.default_rng(0)), []
+controller = mpcrl.Controller(task, mpcrl.planners.mppi(budget=1024, horizon=60, temperature=0.1, kind="normalised"))
+state, path = (0.2, 0.2, 0.0, 0.0, 0.8), []
 for t in range(steps):
-    if t == steps // 2:
-        params = params._replace(goal_x=0.3, goal_y=1.8)  # the goal moves; nothing is compiled
-    state = np.array(step(tuple(state), tuple(controller.act(state, params)), params))
-    path.append(state)
-
-path = np.array(path)
-print(f"from the last goal: {math.hypot(state[0] - params.goal_x, state[1] - params.goal_y):.2f} m")
+    params = Params(ISLANDS, *GOALS[t >= steps // 2])  # half-way the goal moves; nothing is compiled
+    state = step(state, controller.act(state, params), params)
+    path.append(state[:2])
+print(f"{math.dist(state[:2], GOALS[1]):.2f} m from the last goal")
 for x, y, radius in ISLANDS:
     plt.gca().add_patch(plt.Circle((x, y), radius, color="0.85"))
-for part, goal, colour in ((path[: steps // 2], (7.5, 3.0), "C0"), (path[steps // 2 :], (0.3, 1.8), "C1")):
-    plt.plot(part[:, 0], part[:, 1], color=colour)
-    plt.plot(*goal, "*", color=colour, markersize=16)
+for goal, part, colour in ((GOALS[0], path[: steps // 2], "C0"), (GOALS[1], path[steps // 2 :], "C1")):
+    plt.plot(*np.transpose(part), colour, *goal, f"{colour}*", markersize=16)
 plt.gca().set(title="To the blue star, then to the orange one", xlabel="x, m", ylabel="y, m", aspect="equal")
 plt.savefig("own_dynamics_obstacles.png", dpi=120)

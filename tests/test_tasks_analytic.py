@@ -143,7 +143,7 @@ def test_the_preset_solves_the_task(task: AnalyticTask) -> None:
     planner = PRESETS[options.pop("planner")](**options)
     model = Analytic(task)
     for seed in range(3):
-        controller = Controller(task, planner, model=model, seed=seed)
+        controller = Controller(task, planner, model=model, seed=seed, threads=1)
         x, times = start_of(task, seed), []
         for t in range(task.episode_steps):
             x = task.step(x, tuple(controller.act(np.array(x)).tolist()), task.params)
@@ -234,7 +234,8 @@ def test_energy_of_the_pendulum_does_not_drift() -> None:
 )
 def test_control_does_work(module: Any, params: Any, start: State, control: State, rates: tuple[int, ...]) -> None:
     """The energy gained is the integral of force times velocity: inputs enter where, and as large as, they should."""
-    step = {1: acrobot.step, 2: reacher.step}[len(control)] if module is two_link else module.step
+    arms: tuple[Any, Any] = acrobot.step, reacher.step
+    step = arms[len(control) - 1] if module is two_link else module.step
     params = params._replace(dt=1e-3)
     states = [start]
     for _ in range(500):
@@ -253,7 +254,8 @@ def test_pendulum_is_gymnasiums() -> None:
     gymnasium = pytest.importorskip("gymnasium")
     env = gymnasium.make("Pendulum-v1").unwrapped
     env.reset(seed=0)
-    p, x = pendulum.PendulumParams(), (3.0, 0.4)
+    p = pendulum.PendulumParams()
+    x: State = (3.0, 0.4)
     env.state = np.array(x)
     for torque in random_controls(pendulum.pendulum_swingup(), 100)[:, 0].tolist():
         _, reward, *_ = env.step(np.array([torque]))
@@ -266,7 +268,8 @@ def test_mountain_car_is_gymnasiums() -> None:
     gymnasium = pytest.importorskip("gymnasium")
     env = gymnasium.make("MountainCarContinuous-v0").unwrapped
     env.reset(seed=0)
-    p, x = mountain_car.MountainCarParams(), (-1.1, -0.06)
+    p = mountain_car.MountainCarParams()
+    x: State = (-1.1, -0.06)
     touched = 0
     for t in range(200):
         push = -1.0 if x[1] < 0 else 1.0
@@ -274,7 +277,7 @@ def test_mountain_car_is_gymnasiums() -> None:
         _, _, done, *_ = env.step(np.array([push]))
         x = mountain_car.step(x, (push,), p)
         touched += x[0] == p.left_wall
-        np.testing.assert_allclose(env.state, np.float32(x), atol=1e-6)
+        np.testing.assert_allclose(env.state, np.array(x, np.float32), atol=1e-6)
         assert done == mountain_car.solved(x, p), t
     assert touched, "the wall was not met"
 
@@ -283,8 +286,9 @@ def test_acrobot_is_gymnasiums() -> None:
     gymnasium = pytest.importorskip("gymnasium")
     env = gymnasium.make("Acrobot-v1").unwrapped
     p = acrobot.acrobot_swingup().params
-    for x in np.random.default_rng(0).uniform(-4.0, 4.0, (50, 5)).tolist():
-        assert two_link.acceleration(*x[:4], 0.0, x[4], p) == pytest.approx(env._dsdt(x)[2:4], rel=1e-9)
+    for q1, q2, w1, w2, torque in np.random.default_rng(0).uniform(-4.0, 4.0, (50, 5)).tolist():
+        expected = env._dsdt((q1, q2, w1, w2, torque))[2:4]
+        assert two_link.acceleration(q1, q2, w1, w2, 0.0, torque, p) == pytest.approx(expected, rel=1e-9)
 
 
 def test_cartpole_is_gymnasiums() -> None:
@@ -408,7 +412,7 @@ def test_torque_free_rotation_keeps_angular_momentum() -> None:
     for _ in range(5000):
         x = task.step(x, (0.0,) * 4, p)
     assert np.abs(np.array(x[10:]) - [2.0, 1.0, -1.5]).max() > 0.3
-    np.testing.assert_allclose(momentum(x), before, atol=1e-3 * np.linalg.norm(before))
+    np.testing.assert_allclose(momentum(x), before, atol=1e-3 * float(np.linalg.norm(before)))
 
 
 @given(st.tuples(st.floats(-3.5, 3.5), st.floats(-1.8, 1.8), st.floats(0.6, 2.4)))
@@ -470,7 +474,7 @@ def test_a_way_leads_downhill_to_every_goal(goal: tuple[float, float, float]) ->
     assert math.hypot(goal[0] - x, goal[1] - y) < left < 30.0
     for _ in range(600):
         around = [(x + 0.05 * i, y + 0.05 * j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-        x, y = min(around, key=lambda point: diffdrive.way_left_at(*point, p))
+        x, y = min(around, key=lambda point: diffdrive.way_left_at(point[0], point[1], p))
         assert diffdrive.costmap_at(x, y, p) < 1.0, "the way leads through a wall"
     assert math.hypot(goal[0] - x, goal[1] - y) < 0.06
 
@@ -535,6 +539,15 @@ def test_the_track_closes_and_turns_once() -> None:
 def test_a_clockwise_track_turns_the_other_way() -> None:
     p = racecar.track(racecar.CORNERS[::-1])
     assert p.direction[-1] - p.direction[0] == pytest.approx(-2 * math.pi, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("corners", "message"),
+    [([(0.0, 0.0), (9.0, 0.0)], "at least three"), ([(0.0, 0.0), (9.0, 0.0), (9.0, 1.0)], "raise smoothing")],
+)
+def test_a_track_that_cannot_be_driven_is_refused(corners: list[tuple[float, float]], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        racecar.track(corners)
 
 
 def test_curvature_is_looked_up_between_points_and_over_laps() -> None:

@@ -121,7 +121,7 @@ class Environment:
     def quality(self, steps: int, least: float) -> dict[str, Any]:
         self.start()
         total = sum(self.step()[1] for _ in range(steps))
-        return {"solved": total >= least, "at": None, "cost": -total}
+        return {"solved": total >= least, "at": steps, "cost": -total}
 
 
 class PushParams(NamedTuple):
@@ -133,7 +133,7 @@ class PushParams(NamedTuple):
 
 
 def push_cost(before, u, after, t, p):
-    """Half the squared distances of the cart to the goal at the origin, and of the pusher to its place behind the cart."""
+    """Half the squared distances of the cart to the origin, and of the pusher to its place behind the cart."""
     px, py, cx, cy = after.qpos[0], after.qpos[1], after.qpos[2], after.qpos[3]
     distance = max(math.sqrt(cx * cx + cy * cy), 1e-9)
     dx = px - cx - p.offset * cx / distance

@@ -259,6 +259,7 @@ class Controller:
                 affordable = _MARGIN * (deadline - begin) / max(self._seconds_per_sample, 1e-9)
                 least = min(samples, _LEAST)
                 if affordable < least:
+                    self._seconds_per_sample *= 0.9  # one slow iteration must not end all planning: try again soon
                     break
                 share = affordable / solver.remaining(state)  # each iteration gives up the same share of its samples
                 samples = min(samples, max(least, int(samples * share)))

@@ -20,8 +20,8 @@ from rich.text import Text
 from mpcrl.experiments import machine as computer
 from mpcrl.experiments.run import MODELS, Progress, RunResult, planner_options
 from mpcrl.experiments.video import working_renderer
+from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
-from mpcrl.planners.presets import PRESETS
 from mpcrl.tasks.registry import ANALYTIC_TASKS, TASKS
 from mpcrl.tasks.task import Task
 
@@ -124,7 +124,7 @@ def catalogue() -> RenderableType:
         kind = "analytic" if name in ANALYTIC_TASKS else "MuJoCo"
         tasks.add_row(name, kind, _summary(builder))
     planners = _columns("bold cyan", justify="left")
-    for name, function in PRESETS.items():
+    for name, function in PLANNERS.items():
         options = ", ".join(f"{key}={value}" for key, value in planner_options(name).items())
         planners.add_row(name, Text.assemble(_summary(function), *([("\n" + options, "dim")] if options else [])))
     models = _columns("bold cyan", justify="left")

@@ -23,8 +23,8 @@ from mpcrl.core.errors import InvalidInput, unknown_name
 from mpcrl.experiments.machine import machine, versions
 from mpcrl.experiments.worlds import MujocoWorld, Signals, World, world_of
 from mpcrl.models.model import Model
+from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
-from mpcrl.planners.presets import PRESETS
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
@@ -306,13 +306,13 @@ def planner_for(
     preset = dict(task.preset)
     usual = preset.pop("planner", "icem")
     name = usual if name is None else name
-    if name not in PRESETS:
-        raise unknown_name("planner", name, PRESETS)
+    if name not in PLANNERS:
+        raise unknown_name("planner", name, PLANNERS)
     sizes: dict[str, Any] = {size: preset.pop(size) for size in ("budget", "horizon") if size in preset}
     given = {"budget": budget, "horizon": horizon}
     sizes.update({size: value for size, value in given.items() if value is not None})
     chosen: dict[str, Any] = {key: _typed(name, key, value) for key, value in (options or {}).items()}
-    return PRESETS[name](**{**sizes, **(preset if name == usual else {}), **chosen})
+    return PLANNERS[name](**{**sizes, **(preset if name == usual else {}), **chosen})
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str]:
@@ -330,7 +330,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
 
 def planner_options(name: str) -> dict[str, Any]:
     """Options of a planner with their defaults; budget and horizon, which every planner has, are not among them."""
-    parameters = inspect.signature(PRESETS[name]).parameters
+    parameters = inspect.signature(PLANNERS[name]).parameters
     return {key: p.default for key, p in parameters.items() if key not in ("budget", "horizon")}
 
 
@@ -423,7 +423,7 @@ def _model_named(task: Task, name: str, dtype: str | None) -> tuple[str, Any]:
 
 def _typed(planner: str, key: str, value: Any) -> Any:
     """A value for a planner's option; text becomes what the option's annotation says."""
-    function = PRESETS[planner]
+    function = PLANNERS[planner]
     known = planner_options(planner)
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mpcrl.core.compile import load_module
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.random import LANES
 from mpcrl.core.threads import ThreadBudget
+from mpcrl.models.local import LocalModel
 from mpcrl.models.risk import Mean, Risk
 from mpcrl.tasks.task import AnalyticTask
 
@@ -143,6 +145,16 @@ class Analytic:
         if hasattr(value, "_asdict"):
             return {name: float(term) for name, term in value._asdict().items()}
         return {"cost": float(value)}
+
+    @cached_property
+    def local(self) -> LocalModel:
+        """Derivatives and rollouts under feedback, in float64, for gradient planners."""
+        if self._scenarios is not None:
+            raise InvalidInput(
+                "a gradient planner plans for one set of params, but this model has scenarios; "
+                "build it without them, or use a sampling planner"
+            )
+        return LocalModel(self.task, self._terms)
 
     def example_state(self) -> np.ndarray:
         """A state of the task's reset."""

@@ -96,8 +96,7 @@ def way_left_at(px: float, py: float, p: DiffdriveParams) -> float:
 
 
 def cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: DiffdriveParams) -> DiffdriveCost:
-    """The way left, the wrong heading near the goal, closeness to obstacles, driving backwards, and
-    effort."""
+    """The way left, the wrong heading near the goal, closeness to obstacles, driving backwards, and effort."""
     px, py, heading = x
     way = way_left_at(px, py, p)
     danger = costmap_at(px, py, p)

@@ -43,7 +43,7 @@ def cartpole_swingup() -> MujocoTask:
         params=CartpoleParams(),
         current=True,
         episode_steps=_EPISODE_STEPS,
-        preset={"planner": "cem", "budget": 100, "horizon": 100},
+        preset={"planner": "icem", "budget": 100, "horizon": 100, "iterations": 2, "knots": 6, "beta": 0.0},
     )
 
 
@@ -67,5 +67,5 @@ def cheetah_run() -> MujocoTask:
         params=CheetahParams(),
         current=True,
         episode_steps=_EPISODE_STEPS,
-        preset={"planner": "icem", "budget": 480, "horizon": 56},
+        preset={"planner": "icem", "budget": 240, "horizon": 56, "iterations": 6, "beta": 2.5, "elites": 6},
     )

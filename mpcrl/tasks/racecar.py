@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpcrl.core.errors import InvalidInput
 from mpcrl.tasks.canvas import BLUE, GREY, INK, ORANGE, PALE, PAPER, RED, Canvas, Point
 from mpcrl.tasks.task import AnalyticTask
 
@@ -80,7 +81,14 @@ def track(corners: Sequence[tuple[float, float]], smoothing: float = 1.1, points
         Standard deviation (m) of the Gaussian that rounds the corners off; the larger, the wider the bends.
     points : int
         Points K of the centre line.
+
+    Raises
+    ------
+    InvalidInput
+        Too few corners, or bends so tight that the border inside them folds.
     """
+    if len(corners) < 3:
+        raise InvalidInput(f"a track needs at least three corners, got {len(corners)}")
     polygon = np.array([complex(*corner) for corner in (*corners, corners[0])])
     distance = np.append(0.0, np.cumsum(np.abs(np.diff(polygon))))
     fine = 16 * points
@@ -96,7 +104,13 @@ def track(corners: Sequence[tuple[float, float]], smoothing: float = 1.1, points
     even = np.linspace(0.0, progress[-1], points + 1)
     direction = np.unwrap(np.angle(slope))
     columns = [np.interp(even, progress, column) for column in (curvature, line.real, line.imag, direction)]
-    return RacecarParams(columns[0], columns[1], columns[2], columns[3], float(progress[-1]))
+    p = RacecarParams(columns[0], columns[1], columns[2], columns[3], float(progress[-1]))
+    if np.abs(curvature).max() * p.half_width >= 0.9:
+        raise InvalidInput(
+            f"the track's bends must be wider than its half width of {p.half_width:g} m, but one has a radius of "
+            f"{1.0 / np.abs(curvature).max():.2f} m; raise smoothing or move the corners apart"
+        )
+    return p
 
 
 def curvature_at(progress: float, p: RacecarParams) -> float:

@@ -1,0 +1,19 @@
+"""The slow checks of control quality: `make acceptance`, or one by `make acceptance ARGS='-k swing'`."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("study", ["swing-up", "half-cheetah", "icem-cem", "dm-control"])
+def test_control_quality_meets_its_bars(study):
+    """Runs that were made before are not made again; see benchmarks/quality.py."""
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "quality.py", study], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
