@@ -11,8 +11,9 @@ Everything loads on first use: `import mpcrl` itself loads no torch, no MuJoCo a
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
+
 
 __version__ = "0.1.0"
 
@@ -61,7 +62,7 @@ __all__ = [
     "wrap_to_pi",
 ]
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from mpcrl import control, core, experiments, models, planners, tasks
     from mpcrl.control.controller import Controller, Plan, Stats, Status
     from mpcrl.core.errors import MpcrlError
@@ -75,11 +76,11 @@ if TYPE_CHECKING:
     from mpcrl.tasks.task import AnalyticTask, Task
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        value = getattr(_importlib.import_module(_HOMES[name]), name)
     elif name in _ROOMS:
-        value = importlib.import_module(f"mpcrl.{name}")
+        value = _importlib.import_module(f"mpcrl.{name}")
     else:
         raise AttributeError(f"module 'mpcrl' has no attribute {name!r}")
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""The systems in JAX, one sample at a time: `step(x [nx], u [nu]) -> [nx]`, `cost(x, u) -> scalar`. vmap does the rest."""
+"""The systems in JAX for one sample at a time, `step(x [nx], u [nu]) -> [nx]` and `cost(x, u)`; vmap does the rest."""
 
 from __future__ import annotations
 

@@ -42,3 +42,50 @@ def bits_of_float32(typing, x):
 def float32_of_bits(typing, x):
     """The float32 of 32 bits."""
     return types.float32(types.int32), lambda context, builder, sig, args: builder.bitcast(args[0], ir.FloatType())
+
+
+@intrinsic
+def select(typing, condition, a, b):
+    """`a if condition else b` with both sides evaluated and no branch; they are numbers, or tuples of one type."""
+    result = typing.unify_types(types.unliteral(a), types.unliteral(b))
+
+    def generate(context, builder, signature, arguments):
+        first, second = (
+            context.cast(builder, value, kind, result)
+            for value, kind in zip(arguments[1:], signature.args[1:], strict=True)
+        )
+        return builder.select(context.cast(builder, arguments[0], signature.args[0], types.boolean), first, second)
+
+    return result(condition, a, b), generate
+
+
+def _filled(context, builder, kind, number):
+    """A value of this type whose floats are `number`, whose integers are -1, and whose truths are False."""
+    if isinstance(kind, types.BaseTuple):
+        return context.make_tuple(builder, kind, [_filled(context, builder, part, number) for part in kind])
+    if isinstance(kind, types.Float):
+        return context.get_constant(kind, number)
+    return context.get_constant(kind, 0 if kind == types.boolean else -1)
+
+
+@intrinsic
+def nan_like(typing, x):
+    """NaN, or a tuple of NaN, of the type of `x`; -1 for integers, which no look-up accepts."""
+    kind = types.unliteral(x)
+    return kind(x), lambda context, builder, sig, args: _filled(context, builder, kind, float("nan"))
+
+
+@intrinsic
+def pick(typing, items, i):
+    """items[i] of a tuple by selects, for it lies in registers; `nan_like` of an element if out of range."""
+    kind = typing.unify_types(*map(types.unliteral, items))
+
+    def generate(context, builder, signature, arguments):
+        value = _filled(context, builder, kind, float("nan"))
+        for k, given in enumerate(items):
+            here = builder.icmp_signed("==", arguments[1], ir.Constant(arguments[1].type, k))
+            item = context.cast(builder, builder.extract_value(arguments[0], k), given, kind)
+            value = builder.select(here, item, value)
+        return value
+
+    return kind(items, i), generate

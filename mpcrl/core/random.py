@@ -49,7 +49,7 @@ _C0, _C1, _C2 = _f4(2.4423488243335833e-05), _f4(-0.0013887234083464974), _f4(0.
 
 @inlined
 def box_muller(first, second):
-    """Two independent standard normals of two random words; |z| <= 6.76, absolute error below 1e-6."""
+    """Two independent standard normals of two random words; |z| <= 6.76, to 1e-6 those of the first word in float32."""
     uniform = _f4(first) * _f4(2.0**-32) + _f4(2.0**-33)  # in (0, 1], never 0
     bits = bits_of_float32(uniform)
     exponent = _i4(_i4(bits - _i4(0x3F3504F3)) >> _i4(23))  # mantissa in [sqrt(1/2), sqrt(2))
@@ -80,7 +80,7 @@ def philox_words(c0, c1, c2, c3, k0, k1):
 def normal_lanes(out, first_sample, seed, plan, iteration, stream):
     """Fill `out` [R, LANES] with standard normals: row r of sample n is the same whatever else is drawn.
 
-    Counter (sample, r // 4, plan, iteration), key (low half of the seed, high half xor stream).
+    Counter (sample, r // 4 + stream 2^28, plan, iteration), key (low half of the seed, high half).
 
     Parameters
     ----------
@@ -93,14 +93,14 @@ def normal_lanes(out, first_sample, seed, plan, iteration, stream):
     plan, iteration : int
         Which plan since the seed, which iteration of it.
     stream : int
-        Tells apart what is drawn for different ends.
+        Tells apart what is drawn for different ends; below 16.
     """
     words = np.empty((4, LANES), np.uint32)
-    k0, k1 = _u4(seed & 0xFFFFFFFF), _u4((seed >> 32) ^ stream)
+    k0, k1 = _u4(seed & 0xFFFFFFFF), _u4(seed >> 32)
     for group in range(out.shape[0] // 4):
         for l in range(LANES):
             words[0, l], words[1, l], words[2, l], words[3, l] = philox(
-                _u4(first_sample + l), _u4(group), _u4(plan), _u4(iteration), k0, k1
+                _u4(first_sample + l), _u4(group + (stream << 28)), _u4(plan), _u4(iteration), k0, k1
             )
         for half in range(0, 4, 2):
             for l in range(LANES):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numba
+import numpy as np
 import threadpoolctl
 
 from mpcrl.core.errors import ForkedProcess, InvalidInput
@@ -83,9 +84,10 @@ class ThreadBudget:
 
     def __post_init__(self) -> None:
         limit = numba.config.NUMBA_NUM_THREADS
-        if not 1 <= self.count <= limit:
+        whole = isinstance(self.count, int | np.integer) and not isinstance(self.count, bool)
+        if not (whole and 1 <= self.count <= limit):
             raise InvalidInput(
-                f"threads must be between 1 and {limit}, got {self.count}; "
+                f"threads must be an integer between 1 and {limit}, got {self.count!r}; "
                 "set NUMBA_NUM_THREADS before the first import for more"
             )
 

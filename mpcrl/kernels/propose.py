@@ -82,10 +82,10 @@ def propose_block(
     decisions, nu = theta.shape[1], theta.shape[2]
     rows = decisions * nu
     noise = np.empty((4 * ((rows + 3) // 4), LANES), np.float32)
-    normal_lanes(noise, block * LANES, seed, plan, iteration, MEAN_STREAM)
+    normal_lanes(noise, block * LANES, seed, plan, iteration, np.int64(MEAN_STREAM))
     if log_sigma > 0.0:
         width = np.empty_like(noise)
-        normal_lanes(width, block * LANES, seed, plan, iteration, WIDTH_STREAM)
+        normal_lanes(width, block * LANES, seed, plan, iteration, np.int64(WIDTH_STREAM))
         for r in range(rows):
             for l in range(LANES):
                 noise[r, l] *= np.float32(np.exp(log_sigma * (width[r, l] - 0.5 * log_sigma)))

@@ -201,7 +201,8 @@ def _source(task: AnalyticTask, dtype: np.dtype, fields: tuple[lanes.Field, ...]
     """Source of the kernels `costs` and `rollout` for one task.
 
     The innermost loop runs over the lanes of a block and has the user's functions inlined, so that LLVM puts one
-    trajectory into each SIMD lane. The state lives on the stack, one array per state variable.
+    trajectory into each SIMD lane. The state lives on the stack, one array per state variable. A trajectory that has
+    ended stays where it ended and costs nothing more, whatever its functions say beyond.
     """
     program = lanes.LaneProgram(dtype, fields)
     step = program.add(task.step, ("float", "float", "params"))
@@ -211,13 +212,18 @@ def _source(task: AnalyticTask, dtype: np.dtype, fields: tuple[lanes.Field, ...]
     nx, nu, p = task.nx, task.nu, program.arguments
     state = "(" + "".join(f"s{i}[l], " for i in range(nx)) + ")"
     control = "(" + "".join(f"controls[block, t, {j}, l], " for j in range(nu)) + ")"
-    stored = "; ".join(f"s{i}[l] = y[{i}]" for i in range(nx))
-    stage = f"{cost}(x, u, np.int32(t0 + t){p})"
+    going = "alive[l] > lane_float(0)"
+
+    def while_going(value: str, otherwise: str) -> str:
+        return f"lane_select({going}, lane_float({value}), {otherwise})" if terminated else f"lane_float({value})"
+
+    stored = "; ".join(f"s{i}[l] = " + while_going(f"y[{i}]", f"s{i}[l]") for i in range(nx))
+    stage = program.call(cost, "x", "u", "np.int32(t0 + t)")
     if terms:
         stage = f"sum_of_terms({stage})"
     drawn = ", ".join(Recipe._fields)
-    stop = f"\n                if {terminated}({state}{p}): alive[l] = lane_float(0)" if terminated else ""
-    last = f"total[l] + alive[l] * lane_float({terminal}({state}{p}))" if terminal else "total[l]"
+    stop = f"; alive[l] = lane_select({program.call(terminated, state)}, lane_float(0), alive[l])" if terminated else ""
+    last = "total[l] + " + while_going(program.call(terminal, state), "lane_float(0)") if terminal else "total[l]"
     finite = " + ".join(f"(s{i}[l] - s{i}[l])" for i in range(nx))
     arrays = [*(f"s{i}" for i in range(nx)), "total", "alive"]
     allocated = "; ".join(f"{a} = carray(stack({LANES}), ({LANES},))" for a in arrays)
@@ -237,7 +243,7 @@ def sum_of_terms(c):
 def costs(draw, controls, decisions, {drawn}, x0, t0, out{p}):
     for block in prange(controls.shape[0]):
         if draw:
-            propose_block(block, controls, decisions, {drawn})
+            propose_block(np.int64(block), controls, decisions, {drawn})
         {allocated}
         for l in range({LANES}):
             {started}; total[l] = lane_float(0); alive[l] = lane_float(1)
@@ -245,8 +251,8 @@ def costs(draw, controls, decisions, {drawn}, x0, t0, out{p}):
             for l in range({LANES}):
                 x = {state}
                 u = {control}
-                total[l] += {"alive[l] * " if terminated else ""}lane_float({stage})
-                y = {step}(x, u{p})
+                total[l] += {while_going(stage, "lane_float(0)")}
+                y = {program.call(step, "x", "u")}
                 {stored}{stop}
         for l in range({LANES}):
             whole = {last}
@@ -261,7 +267,7 @@ def rollout(controls, x0, t0, states{p}):
             x = ({"".join(f"lane_float(x0[{i}]), " for i in range(nx))})
             {"; ".join(f"states[n, 0, {i}] = x[{i}]" for i in range(nx))}
             for t in range(controls.shape[1]):
-                y = {step}(x, {control}{p})
+                y = {program.call(step, "x", control)}
                 x = ({"".join(f"lane_float(y[{i}]), " for i in range(nx))})
                 {"; ".join(f"states[n, t + 1, {i}] = x[{i}]" for i in range(nx))}
 """

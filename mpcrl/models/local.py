@@ -185,10 +185,14 @@ def _source(task: AnalyticTask, fields: tuple[lanes.Field, ...], terms: int) -> 
         return separator.join(text.format(i=i) for i in range(count))
 
     state, control = f"({each('s{i}[l], ', nx, '')})", f"({each('v{i}[l], ', nu, '')})"
-    stage = f"{cost}(x, u, np.int32(t0 + t){p})"
+    stage = program.call(cost, "x", "u", "np.int32(t0 + t)")
     if terms:
         stage = f"sum_of_terms({stage})"
     arrays = [*(f"s{i}" for i in range(nx)), *(f"v{i}" for i in range(nu))]
+    going = "alive[l] > 0.0"
+
+    def while_going(value: str, otherwise: str) -> str:
+        return f"lane_select({going}, {value}, {otherwise})" if terminated else value
 
     def allocated(names: list[str]) -> str:
         return "; ".join(f"{a} = carray(stack({WIDTH}), ({WIDTH},))" for a in names)
@@ -203,15 +207,20 @@ def _source(task: AnalyticTask, fields: tuple[lanes.Field, ...], terms: int) -> 
                 v{j}[l] = min(max(limited, low), high)"""
         for j in range(nu)
     )
-    stop = f"\n                if {terminated}({state}{p}): alive[l] = 0.0" if terminated else ""
-    whole = f"total[l] + alive[l] * {terminal}({state}{p})" if terminal else "total[l]"
+    stop = f"; alive[l] = lane_select({program.call(terminated, state)}, 0.0, alive[l])" if terminated else ""
+    whole = "total[l] + " + while_going(program.call(terminal, state), "0.0") if terminal else "total[l]"
     finite = each("(s{i}[l] - s{i}[l])", nx, " + ")
-    last = f"""
+    point = f"({each('points[k, {i}], ', nx, '')})"
+    last = (
+        f"""
 @kernel
 def last(points, out{p}):
     for k in range(points.shape[0]):
-        out[k] = {terminal}(({each("points[k, {i}], ", nx, "")}){p})
+        out[k] = {program.call(terminal, point)}
 """
+        if terminal
+        else ""
+    )
     return f"""{program.text()}
 from numba import carray, prange
 from mpcrl.core.intrinsics import stack_float64 as stack
@@ -241,12 +250,12 @@ def probe(base, offsets, t0, following, costs{p}):
                 costs[row, first + l] = value[l]
             if row < following.shape[0]:
                 for l in range({WIDTH}):
-                    y = {step}({state}, {control}{p})
+                    y = {program.call(step, state, control)}
                     {each("y{i}[l] = y[{i}]", nx)}
                 for l in range({WIDTH}):
                     {each("following[row, {i}, first + l] = y{i}[l]", nx)}
 
-{last if terminal else ""}
+{last}
 @kernel
 def follow(nominal, controls, feedforward, gains, sizes, bounds, x0, t0, states, taken, costs{p}):
     for block in range(states.shape[0]):
@@ -263,9 +272,9 @@ def follow(nominal, controls, feedforward, gains, sizes, bounds, x0, t0, states,
             for l in range({WIDTH}):
                 x = {state}
                 u = {control}
-                total[l] += {"alive[l] * " if terminated else ""}{stage}
-                y = {step}(x, u{p})
-                {each("s{i}[l] = y[{i}]", nx)}{stop}
+                total[l] += {while_going(stage, "0.0")}
+                y = {program.call(step, "x", "u")}
+                {each("s{i}[l] = " + while_going("y[{i}]", "s{i}[l]"), nx)}{stop}
         for l in range({WIDTH}):
             {each("states[block, controls.shape[0], {i}, l] = s{i}[l]", nx)}
             whole = {whole}

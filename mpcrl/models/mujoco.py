@@ -27,6 +27,10 @@ _RECORD_BYTES = 2**26
 """Memory for recorded fields; more samples than fit are simulated one part after the other."""
 
 
+_DRAWING, _JUDGING = 1e-8, 2e-8
+"""Seconds, roughly, to draw one number of a candidate and to evaluate the cost belonging to it."""
+
+
 class NoParams(NamedTuple):
     """The parameters of a cost that has none."""
 
@@ -146,7 +150,9 @@ class MuJoCo:
         self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget
     ) -> np.ndarray:
         """Cost of each candidate [N]; see `Model.costs`."""
-        state, controls = self._checked(state, candidates.rows())
+        with threads.for_work(_DRAWING * candidates.controls.size).kernels():
+            rows = candidates.rows()
+        state, controls = self._checked(state, rows)
         values = lanes.coerce(params, self._fields, self.dtype)
         count, scenarios = controls.shape[0], len(self._recording.models)
         costs = np.full((scenarios, count), np.inf)  # what the kernel does not reach must not look cheap
@@ -157,7 +163,8 @@ class MuJoCo:
         for low in range(0, count, part):
             chunk = controls[low : low + part]
             out = np.full(scenarios * len(chunk), np.inf)
-            with threads.kernels():
+            # threads that wait for the next kernel would take the cores from the physics' own
+            with threads.for_work(_JUDGING * chunk.size).kernels():
                 try:
                     run = self._physics.simulate(state, chunk, threads.count)
                     records = [array for field in zip(run.before, run.after, run.first, strict=True) for array in field]
