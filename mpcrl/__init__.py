@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib as _importlib
 import typing as _typing
 
-
 __version__ = "0.1.0"
 
 _HOMES = {

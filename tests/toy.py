@@ -30,7 +30,8 @@ class Quadratic:
         self.calls.append(rows)
         costs = ((rows - self.target) ** 2).sum(axis=(1, 2))
         for index, value in self.poison.items():
-            costs[index] = value
+            if index < costs.size:
+                costs[index] = value
         return costs
 
 

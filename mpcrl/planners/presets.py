@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput, unknown_name
 from mpcrl.planners.noise import Coloured, LogNormal, Uniform, White
 from mpcrl.planners.parametrisation import Derivative, Kernel, PerStep, Spline
@@ -40,7 +41,7 @@ def predictive_sampling(
     return SamplingPlanner(
         name="predictive_sampling",
         horizon=horizon,
-        parametrisation=Spline(knots=min(knots, horizon), order=order),
+        parametrisation=Spline(knots=min(knots, positive_integer("horizon", horizon)), order=order),
         noise=White(),
         refit=Best(),
         schedule=Schedule(budget=budget, mean_candidate="first"),
@@ -230,7 +231,7 @@ def dial(
 
     The first node is sampled as well: here a plan's first control is applied after planning, not before it.
     """
-    nodes = min(nodes, horizon)
+    nodes = min(nodes, positive_integer("horizon", horizon))
     return SamplingPlanner(
         name="dial",
         horizon=horizon,
