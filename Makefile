@@ -28,7 +28,7 @@ demo: $(VENV)/demo.stamp ## plan for HalfCheetah through its true physics on all
 	set -x; $(BIN)/mpcrl run HalfCheetah-v5 --planner icem --steps $(DEMO_STEPS) --budget-ms 45 --seed 0 --video --out out/demo $(ARGS)
 
 test: $(VENV)/dev.stamp ## the fast test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy over the package and the tests
 	$(BIN)/ruff check .

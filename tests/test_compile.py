@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import linecache
 import os
 import subprocess
 import sys
@@ -107,8 +108,6 @@ def user_value(files: dict[str, str], where: Path) -> tuple[float, int]:
     importlib.invalidate_caches()
     for name in ("user_step", "user_helper"):
         sys.modules.pop(name, None)
-    import linecache
-
     linecache.checkcache()
     step = importlib.import_module("user_step").step
     program = lanes.LaneProgram(np.dtype(np.float64), lanes.fields_of(Params(2.0)))
@@ -139,7 +138,7 @@ def test_an_edit_anywhere_in_what_a_user_wrote_is_seen(
     assert user_value({}, tmp_path) == (130.0, 1)
     assert user_value({"user_helper": helper.replace("3.0", "4.0")}, tmp_path) == (140.0, 0)
     assert user_value({"user_helper": helper.replace("100.0", "200.0")}, tmp_path) == (230.0, 0)
-    assert user_value({"user_helper": helper.replace("* x", "- x")}, tmp_path) == (96.0, 0)
+    assert user_value({"user_helper": helper.replace("* x", "- x")}, tmp_path) == (93.0, 0)
     # what compiles to the same is found again
     assert user_value({"user_helper": "# a comment\n" + textwrap.dedent(helper)}, tmp_path) == (130.0, 1)
 

@@ -1192,6 +1192,7 @@ def test_a_rollout_kernel_calculates_with_vectors_of_float32(name: str) -> None:
     code = ir_of(kernels.costs, False, controls, controls, *recipe, state, 0, np.empty(64), *values)
     loop = "".join(re.findall(r"\ndefine [^\n]*parfor_gufunc.*?\n}", code, re.DOTALL))
     packed = arithmetic(loop, r"<(?:4|8|16) x float>")
+    print("PACKED", packed, arithmetic(loop, "float"))
     assert packed > 20
     # what all lanes share is calculated once, and without gather instructions the way to a look-up lane by lane
     assert arithmetic(loop, "float") < 2 * packed

@@ -35,7 +35,7 @@ def test_what_is_no_number_of_threads_is_refused(count: Any) -> None:
 
 def test_none_means_all_that_there_are() -> None:
     assert ThreadBudget.of(None).count == available_threads() <= LIMIT
-    assert ThreadBudget.of(1).count == ThreadBudget.of(np.int64(1)).count == 1
+    assert ThreadBudget.of(1).count == ThreadBudget(np.int64(1)).count == 1  # type: ignore[arg-type]
 
 
 def test_kernels_keep_to_the_budget_and_give_back_what_was() -> None:

@@ -134,9 +134,9 @@ class Analytic:
         candidates = Candidates.from_rows(controls, self.dtype)
         states = np.empty((candidates.controls.shape[0] * LANES, candidates.horizon + 1, self.task.nx))
         state = finite_vector("state", state, self.task.nx)
-        self._kernels.rollout(
-            candidates.controls, state, t, states, *lanes.coerce(self._sets_of(params)[0], self._fields, self.dtype)
-        )
+        values = lanes.coerce(self._sets_of(params)[0], self._fields, self.dtype)
+        with ThreadBudget.of(None).kernels():
+            self._kernels.rollout(candidates.controls, state, t, states, *values)
         return states[: candidates.count]
 
     def terms(self, state: np.ndarray, control: np.ndarray, t: int, params: Any) -> dict[str, float]:
@@ -177,7 +177,7 @@ def _check_by_calling(task: AnalyticTask) -> int:
             return function(*arguments)
         except Exception as error:
             raise InvalidInput(
-                f"task {task.name!r}: {name}{arguments} raised {type(error).__name__}: {error}"
+                f"task {task.name!r}: {name} raised {type(error).__name__} for the state {x}: {error}"
             ) from error
 
     state = finite_vector(f"task {task.name!r}: reset's state", task.reset(np.random.default_rng(0)), task.nx)
@@ -230,7 +230,7 @@ def _source(task: AnalyticTask, dtype: np.dtype, fields: tuple[lanes.Field, ...]
     started = "; ".join(f"s{i}[l] = lane_float(x0[{i}])" for i in range(nx))
     return f"""{program.text()}
 from numba import carray, prange
-from mpcrl.core.intrinsics import stack_{dtype.name} as stack
+from mpcrl.core.intrinsics import allow_gathers, stack_{dtype.name} as stack
 from mpcrl.kernels.propose import propose_block
 
 
@@ -242,6 +242,7 @@ def sum_of_terms(c):
 @kernel(parallel=True)
 def costs(draw, controls, decisions, {drawn}, x0, t0, out{p}):
     for block in prange(controls.shape[0]):
+        allow_gathers()
         if draw:
             propose_block(np.int64(block), controls, decisions, {drawn})
         {allocated}

@@ -32,7 +32,7 @@ def half_cheetah() -> MujocoTask:
         fields=("qpos",),
         cost=half_cheetah_cost,
         params=HalfCheetahParams(),
-        preset={"planner": "icem", "budget": 100, "horizon": 15, "beta": 1.0},
+        preset={"planner": "icem", "budget": 100, "horizon": 30, "beta": 0.5, "elites": 5},
     )
 
 
