@@ -93,6 +93,7 @@ def execute(run: Run, folder: pathlib.Path) -> dict[str, Any]:
 
 SMALL_BUDGET: dict[tuple[str, str], dict[str, Any]] = {
     ("cartpole-swingup", "random_shooting"): {"knots": 10},
+    ("cartpole-swingup", "cem"): {"iterations": 2},
     ("acrobot-swingup", "random_shooting"): {"horizon": 15, "knots": 5},
     ("acrobot-swingup", "cem"): {"horizon": 40},
     ("acrobot-swingup", "planet"): {"horizon": 25, "iterations": 2},

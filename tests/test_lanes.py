@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import llvmlite.binding
 import numpy as np
 import pytest
 from numba.core.caching import NullCache
@@ -56,6 +57,7 @@ COUNT = 3
 SCALE = -1.5
 DEBUG = False
 WEIGHTS = (0.5, 1.0, 2.0)
+SPACED = tuple(np.linspace(0.0, 1.0, 3))
 GATES = ((0.0, 1.0), (1.5, -0.5), (2.0, 0.25))
 HALF_TURN = math.pi
 
@@ -290,7 +292,7 @@ def plain_helper(a, b):
     return c + 1
 
 
-def helper_with_params(a, p, scale=2.0, shift=0.0):
+def helper_with_params(a, p, scale=2.0, shift=np.float32(0.5)):  # noqa: B008
     return scale * a * p.gain + shift
 
 
@@ -383,6 +385,8 @@ def loops_over_tuples(a, b, t, p):
         c += v * v
     for w in WEIGHTS:
         c = c * 0.5 + w
+    for s in SPACED:
+        c += s * b
     for x, r in GATES:
         c += r * (a - x) ** 2
     for k, w in ((0, 0.5), (2, 1.5)):
@@ -1192,9 +1196,9 @@ def test_a_rollout_kernel_calculates_with_vectors_of_float32(name: str) -> None:
     code = ir_of(kernels.costs, False, controls, controls, *recipe, state, 0, np.empty(64), *values)
     loop = "".join(re.findall(r"\ndefine [^\n]*parfor_gufunc.*?\n}", code, re.DOTALL))
     packed = arithmetic(loop, r"<(?:4|8|16) x float>")
-    print("PACKED", packed, arithmetic(loop, "float"))
     assert packed > 20
     # what all lanes share is calculated once, and without gather instructions the way to a look-up lane by lane
-    assert arithmetic(loop, "float") < 2 * packed
+    gathers = llvmlite.binding.get_host_cpu_features().get("avx2", False)
+    assert arithmetic(loop, "float") < packed * (0.25 if gathers else 2)
     assert arithmetic(loop, "double") == arithmetic(loop, r"<\d+ x double>") == 0
     assert not LIBM.search(loop)

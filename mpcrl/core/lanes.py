@@ -159,7 +159,7 @@ class LaneProgram:
             "lane_isnan, lane_isfinite, lane_isinf = np.isnan, np.isfinite, np.isinf",
             "lane_min, lane_max = gather.smaller, gather.larger",
             f"lane_int = gather.to_index_{self.dtype.name}",
-            f"lane_nan = {real}(np.nan)",
+            f"lane_nan, lane_inf = {real}(np.nan), {real}(np.inf)",
             "lane_gather1, lane_gather2, lane_gather3 = gather.gather1, gather.gather2, gather.gather3",
             f"lane_quotient, lane_remainder, lane_power = gather.python_arithmetic({real})",
             f"_math = vecmath.lane_functions({real})",
@@ -408,7 +408,7 @@ class _Rewriter(ast.NodeTransformer):
         if isinstance(node, ast.Name | ast.Attribute) and not _loads([node]) & self.locals:
             value = self._resolve(node)
             if isinstance(value, tuple):
-                return [ast.parse(repr(v), mode="eval").body for v in value]
+                return [_written(v) for v in value]
         raise self.refuse(
             node, "cannot be looped over in SIMD lanes; loop over range(constant), or a tuple written out or global"
         )
@@ -488,9 +488,7 @@ class _Rewriter(ast.NodeTransformer):
         if isinstance(value, bool | np.bool_):
             return ast.Constant(bool(value))
         if isinstance(value, int | float | np.integer | np.floating):
-            return self.visit_Constant(
-                ast.copy_location(ast.Constant(value.item() if isinstance(value, np.generic) else value), node)
-            )
+            return self.visit_Constant(ast.copy_location(ast.Constant(_plain(value)), node))
         if isinstance(value, tuple):
             return ast.Tuple([self._constant(node, v) for v in value], ast.Load())
         if isinstance(value, np.ndarray):
@@ -703,7 +701,7 @@ class _Rewriter(ast.NodeTransformer):
         except TypeError as error:
             raise self.refuse(node, f"does not fit {_identifier(target)}: {error}") from error
         bound.apply_defaults()
-        return [a if isinstance(a, ast.expr) else ast.Constant(a) for a in bound.arguments.values()]
+        return [a if isinstance(a, ast.expr) else _written(a) for a in bound.arguments.values()]
 
     def _helper(self, node: ast.Call, target: types.FunctionType) -> ast.expr:
         """Another function of the user's: rewritten as well; params passed on become their fields."""
@@ -749,9 +747,20 @@ def _number(value: float) -> ast.expr:
     if math.isnan(value):
         return ast.Name("lane_nan", ast.Load())
     if math.isinf(value):
-        infinity = ast.Attribute(ast.Name("math", ast.Load()), "inf", ast.Load())
-        return _call(_FLOAT, infinity if value > 0 else ast.UnaryOp(ast.USub(), infinity))
+        infinity = ast.Name("lane_inf", ast.Load())
+        return infinity if value > 0 else ast.UnaryOp(ast.USub(), infinity)
     return _call(_FLOAT, ast.Constant(value))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _written(value: Any) -> ast.expr:
+    """A number, or tuple of them, as if it stood in the source."""
+    if isinstance(value, tuple):
+        return ast.Tuple([_written(v) for v in value], ast.Load())
+    return ast.Constant(_plain(value))
 
 
 def _known_name(target: Any) -> str | None:

@@ -114,12 +114,18 @@ def mujoco_task(
 
 
 def _make_env(env_id: str, render_mode: str | None = None) -> Any:
-    _import("mujoco", "mujoco")
+    mujoco = _import("mujoco", "mujoco")
     gymnasium = _import("gymnasium", "gym")
     if env_id.startswith("dm_control/"):
         _import("dm_control", "dm-control")
         gymnasium.register_envs(_import("shimmy", "dm-control"))
-    return gymnasium.make(env_id, render_mode=render_mode)
+    # MuJoCo 3.17 warns about an attribute of Gymnasium's own models, on the screen and in a file of the working folder
+    loud = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        return gymnasium.make(env_id, render_mode=render_mode)
+    finally:
+        mujoco.set_mju_user_warning(loud)
 
 
 def _import(name: str, extra: str) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 from mpcrl.core.errors import unknown_name
+from mpcrl.tasks import dm_control, gym_mujoco
 from mpcrl.tasks.acrobot import acrobot_swingup
 from mpcrl.tasks.cart_double_pendulum import cart_double_pendulum
 from mpcrl.tasks.cartpole import cartpole_swingup
@@ -32,23 +32,13 @@ ANALYTIC_TASKS: dict[str, Callable[[], AnalyticTask]] = {
 }
 
 
-def _lazy(module: str, builder: str) -> Callable[[], Task]:
-    """A builder whose module, and the packages that it needs, are loaded with the first call."""
-
-    def build() -> Task:
-        task: Task = getattr(importlib.import_module(module), builder)()
-        return task
-
-    return build
-
-
 TASKS: dict[str, Callable[[], Task]] = {
     **ANALYTIC_TASKS,
-    "HalfCheetah-v5": _lazy("mpcrl.tasks.gym_mujoco", "half_cheetah"),
-    "InvertedPendulum-v5": _lazy("mpcrl.tasks.gym_mujoco", "inverted_pendulum"),
-    "Reacher-v5": _lazy("mpcrl.tasks.gym_mujoco", "reacher"),
-    "dm_control/cartpole-swingup-v0": _lazy("mpcrl.tasks.dm_control", "cartpole_swingup"),
-    "dm_control/cheetah-run-v0": _lazy("mpcrl.tasks.dm_control", "cheetah_run"),
+    "HalfCheetah-v5": gym_mujoco.half_cheetah,
+    "InvertedPendulum-v5": gym_mujoco.inverted_pendulum,
+    "Reacher-v5": gym_mujoco.reacher,
+    "dm_control/cartpole-swingup-v0": dm_control.cartpole_swingup,
+    "dm_control/cheetah-run-v0": dm_control.cheetah_run,
 }
 
 
