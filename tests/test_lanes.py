@@ -292,7 +292,7 @@ def plain_helper(a, b):
     return c + 1
 
 
-def helper_with_params(a, p, scale=2.0, shift=np.float32(0.5)):  # noqa: B008
+def helper_with_params(a, p, scale=2.0, shift=np.float64(0.5)):  # noqa: B008
     return scale * a * p.gain + shift
 
 

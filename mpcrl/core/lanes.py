@@ -34,7 +34,7 @@ MAX_TURNS = 10_000
 """Turns of a `while` loop, after which what it assigns is NaN: a diverged sample must not hang its controller."""
 _ADVICE = "use tuples, arithmetic, min, max, abs, math.* and plain helper functions"
 
-_FLOAT, _FLOOR, _RINT, _INT, _SQRT = "lane_float", "lane_floor", "lane_rint", "lane_int", "lane_sqrt"
+_FLOAT, _INT, _SQRT = "lane_float", "lane_int", "lane_sqrt"
 _MATH: dict[Any, str] = {**vecmath.PLAIN_TO_LANE, math.sqrt: "sqrt", np.sqrt: "sqrt"}
 _RENAMED: dict[Any, str] = {
     math.floor: "floor", np.floor: "floor", math.ceil: "ceil", np.ceil: "ceil", math.trunc: "trunc", np.trunc: "trunc",
