@@ -159,7 +159,7 @@ def test_anytime_planning_from_the_command(tmp_path, capsys) -> None:
         ("run lqr --dtype float16", "dtype must be float32 or float64, got 'float16'"),
         ("run lqr --steps 0", "steps must be an integer of at least 1, got 0"),
         ("run lqr --steps 100000", "an episode of 'lqr' has 60 control steps; got steps=100000"),
-        ("run lqr --threads 4096", "threads must be between 1 and"),
+        ("run lqr --threads 4096", "threads must be an integer between 1 and"),
         ("run lqr --video", "add --out DIR"),
         ("run lqr --json .", "'.' is a folder"),
     ],
@@ -180,7 +180,8 @@ def test_bad_input_shows_no_traceback_in_a_process(tmp_path) -> None:
     assert command("rum", folder=tmp_path).returncode == 2
 
 
-def test_list_shows_all_names(capsys) -> None:
+def test_list_shows_all_names(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
     assert [name for name in (*TASKS, *PLANNERS, "analytic", "mujoco") if name not in shown] == []
