@@ -137,9 +137,10 @@ def half_cheetah() -> list[Run]:
 
 def judge_half_cheetah(rows: list[dict[str, Any]]) -> bool:
     returns, p50 = [r["return"] for r in rows], [r["plan_p50_ms"] for r in rows]
-    print(f"returns {np.round(returns)}; mean {np.mean(returns):.0f} (bar 7000)")
+    middle = min(np.mean(returns), np.median(returns))  # an episode that found a flaw of the physics proves nothing
+    print(f"returns {np.round(returns)}; mean {np.mean(returns):.0f}, median {np.median(returns):.0f} (bar 7000)")
     print(f"plan p50 {np.round(p50, 1)} ms; median {np.median(p50):.1f} (bar 50)")
-    return bool(np.mean(returns) >= 7000 and np.median(p50) < 50)
+    return bool(middle >= 7000 and np.median(p50) < 50)
 
 
 def icem_cem() -> list[Run]:
