@@ -98,7 +98,9 @@ SMALL_BUDGET: dict[tuple[str, str], dict[str, Any]] = {
     ("acrobot-swingup", "cem"): {"horizon": 40},
     ("acrobot-swingup", "planet"): {"horizon": 25, "iterations": 2},
 }
-"""Where a planner's defaults and the task's horizon are not the best use of 128 trajectories."""
+"""Where a planner's defaults and the task's horizon are not the best use of 128 trajectories.
+
+Chosen partly on seeds of the study itself; seeds 1000 to 1019, never looked at, met the same bars."""
 
 
 def swing_up() -> list[Run]:
