@@ -66,6 +66,28 @@ def test_plans_towards_the_target_and_says_how_it_went():
     assert stats.cost_terms == {"distance": pytest.approx(((plan.control - TARGET) ** 2).sum())}
 
 
+def test_one_plan_serves_several_controls():
+    controller = toy(controls_per_plan=3)
+    first = controller.plan(np.zeros(1))
+    for age in (1, 2):
+        plan = controller.plan(np.zeros(1))
+        assert plan.status is Status.PLANNED and plan.age == pytest.approx(0.1 * age) and plan.samples == 0
+        assert np.array_equal(plan.control, first.controls[age])
+    assert controller.stats().plans == 1 and controller.stats().fallbacks == 0
+    assert controller.plan(np.zeros(1)).age == 0 and controller.stats().plans == 2
+    assert controller.plan(np.zeros(1), elapsed=9.0).age == 0  # the plan was over before its turn was
+    with pytest.raises(InvalidInput, match="at most the planner's horizon of 5, got 6"):
+        toy(controls_per_plan=6)
+
+
+def test_a_plan_that_fails_is_tried_again_at_the_next_call():
+    controller = toy(controls_per_plan=2)
+    controller.plan(np.zeros(1)), controller.plan(np.zeros(1))
+    broken(controller)
+    assert [controller.plan(np.zeros(1)).samples > 0 for _ in range(2)] == [True, True]
+    assert controller.stats().plans == 3
+
+
 def test_fallbacks_in_their_order():
     safe = np.array([-0.25, 0.75])
     controller = toy(safe_control=safe)

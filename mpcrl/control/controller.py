@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mpcrl.core.checks import finite_vector, positive_number
+from mpcrl.core.checks import finite_vector, positive_integer, positive_number
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.models import model_of
@@ -27,7 +27,7 @@ _MARGIN = 0.9  # share of the time left that an iteration may be expected to tak
 class Status(enum.Enum):
     """How a control came about; the order is that of the fallbacks."""
 
-    PLANNED = "planned"
+    PLANNED = "planned"  # fresh, or as old as `controls_per_plan` means it to be
     SHIFTED = "shifted"  # no finite plan was found: the last one, moved on
     SAFE = "safe"  # the last plan is over as well: the user's safe control
 
@@ -42,15 +42,16 @@ class Plan:
         To apply now: finite, within bounds and rates.
     status : Status
     age : float
-        Seconds since the state that the plan was made for; 0 for a fresh plan.
+        Seconds since the state that the plan was made for; 0 for a fresh plan, inf for the safe control.
     controls : ndarray [H, nu]
         The whole plan.
     cost : float
-        Of the cheapest trajectory seen; NaN where the plan is no fresh one.
+        Of the cheapest trajectory seen; NaN where the plan is not fresh.
     milliseconds : float
         That planning took.
     iterations, samples, failed : int
-        Completed iterations, trajectories simulated in them, and those that were not finite.
+        Completed iterations, trajectories simulated in them, and those that were not finite; 0 in a call that did not
+        plan.
     effective_sample_size : float
         Of the last iteration.
     """
@@ -115,6 +116,9 @@ class Controller:
         Largest change of a control per second.
     safe_control : ndarray [nu], optional
         Given when there is no plan left; the middle of the bounds if not given.
+    controls_per_plan : int
+        Controls that are taken of each plan: `plan` plans anew at every so many calls, and moves on in between. A model
+        too slow for every control period so gets several of them for each plan.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class Controller:
         threads: int | None = None,
         rate_limit: float | np.ndarray | None = None,
         safe_control: np.ndarray | None = None,
+        controls_per_plan: int = 1,
     ) -> None:
         self.task, self.planner = task, planner
         self.model = model_of(task) if model is None else model
@@ -137,6 +142,11 @@ class Controller:
         if not ((safe >= self.space.low) & (safe <= self.space.high)).all():
             raise InvalidInput(f"safe_control must lie within the bounds, got {safe.tolist()}")
         self._safe = safe
+        if positive_integer("controls_per_plan", controls_per_plan) > planner.horizon:
+            raise InvalidInput(
+                f"controls_per_plan must be at most the planner's horizon of {planner.horizon}, got {controls_per_plan}"
+            )
+        self._controls_per_plan = controls_per_plan
         self._seconds_per_sample = 0.0
         self.reset(seed)
 
@@ -150,6 +160,7 @@ class Controller:
         self._plans = 0
         self._steps = 0.0  # control steps since the reset
         self._planned_at = 0.0
+        self._to_come = 0  # calls that the last plan serves without a new one
         self._controls: np.ndarray | None = None
         self._applied = self.space.middle
         self._times: deque[float] = deque(maxlen=_HISTORY)
@@ -214,12 +225,20 @@ class Controller:
             self._steps += seconds / self.task.dt
         params = self.task.params if params is None else params
         start = self._checked(state)
+        if self._to_come and self._steps - self._planned_at < self.planner.horizon:
+            self._to_come -= 1
+            return self._answer(start, params, Status.PLANNED, [], begin)
         infos: list[IterationInfo] = []
         if start is not None:
             problem = Problem(self.model, start, round(self._steps), params, self.threads, self._seed, self._plans)
             infos = self._improve(problem, deadline)
         self._plans += 1
-        return self._answer(start, params, infos, begin)
+        fresh = any(np.isfinite(info.best_cost) for info in infos)
+        self._to_come = self._controls_per_plan - 1 if fresh else 0
+        plan = self._answer(start, params, Status.PLANNED if fresh else Status.SHIFTED, infos, begin)
+        self._times.append(plan.milliseconds)
+        self._effective.append(plan.effective_sample_size)
+        return plan
 
     def stats(self) -> Stats:
         """Statistics since the last reset."""
@@ -274,12 +293,12 @@ class Controller:
             self._controls = solver.controls(state)
         return infos
 
-    def _answer(self, start: np.ndarray | None, params: Any, infos: list[IterationInfo], begin: float) -> Plan:
+    def _answer(
+        self, start: np.ndarray | None, params: Any, status: Status, infos: list[IterationInfo], begin: float
+    ) -> Plan:
         """The control to apply by the order of fallbacks: fresh plan, last plan moved on, safe control."""
         steps_old = self._steps - self._planned_at
-        fresh = any(np.isfinite(info.best_cost) for info in infos)
         if self._controls is not None and steps_old < len(self._controls):
-            status = Status.PLANNED if fresh else Status.SHIFTED
             controls = self._controls[int(steps_old + 1e-9) :]
         else:
             status, controls = Status.SAFE, np.tile(self._safe, (self.planner.horizon, 1))
@@ -292,19 +311,16 @@ class Controller:
         self._fallbacks += status is not Status.PLANNED
         if start is not None:
             self._last = start, control, round(self._steps), params
-        effective = infos[-1].effective_sample_size if infos else 0.0
-        milliseconds = 1e3 * (time.perf_counter() - begin)
-        self._times.append(milliseconds)
-        self._effective.append(effective)
+        costs = [info.best_cost for info in infos if np.isfinite(info.best_cost)]
         return Plan(
             control=control.copy(),
             status=status,
             age=steps_old * self.task.dt if status is not Status.SAFE else np.inf,
             controls=controls.copy(),
-            cost=min((i.best_cost for i in infos), default=np.nan) if fresh else np.nan,
-            milliseconds=milliseconds,
+            cost=min(costs, default=np.nan),
+            milliseconds=1e3 * (time.perf_counter() - begin),
             iterations=len(infos),
             samples=samples,
             failed=failed,
-            effective_sample_size=effective,
+            effective_sample_size=infos[-1].effective_sample_size if infos else 0.0,
         )
