@@ -18,6 +18,12 @@ def shown(metavar: str, text: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
 
 
+_MODE = "lockstep (the default: the world waits for the plan) or realtime (it does not)"
+_DELAY = "dead time in s, a multiple of the control period: the controller sees the state of so long ago"
+_NOISE = "standard deviation of noise on what the controller sees of the state"
+_PLANT_SCALE = "the plant's quantity over the model's, such as mass=1.3; may be given several times"
+
+
 def run(
     task: Annotated[str, shown("TASK", "one of those that `mpcrl list` shows")],
     /,
@@ -35,18 +41,26 @@ def run(
     steps: Annotated[int | None, shown("N", "control steps per episode; the whole episode by default")] = None,
     seed: Annotated[int, shown("N", "the same seed gives the same controls; 0 by default")] = 0,
     threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,
+    controls_per_plan: Annotated[int | None, shown("N", "controls taken of each plan; 1 by default")] = None,
+    mode: Annotated[str, shown("MODE", _MODE)] = "lockstep",
+    delay: Annotated[float, shown("S", _DELAY)] = 0.0,
+    noise: Annotated[float, shown("X", _NOISE)] = 0.0,
+    plant_scale: Annotated[tuple[str, ...], shown("NAME=X", _PLANT_SCALE)] = (),
     json: Annotated[Path | None, shown("FILE", "write the result to a file")] = None,
     out: Annotated[Path | None, shown("DIR", "write the result, a plot and the video to a folder")] = None,
     video: Annotated[bool, shown("", "make a video of the first episode; needs --out")] = False,
 ) -> int:
     """Control a task and show how it goes. What is not given is as the task's preset has it."""
     from mpcrl.experiments import display
-    from mpcrl.experiments.report import Outputs
-    from mpcrl.experiments.run import parse_options, planner_for, run_task
+    from mpcrl.experiments.conditions import Conditions, parse_scales
+    from mpcrl.experiments.configure import parse_options, planner_for
+    from mpcrl.experiments.outputs import Outputs
+    from mpcrl.experiments.run import run_task
     from mpcrl.experiments.video import settle_rendering
     from mpcrl.tasks.registry import make_task
 
     console, _ = display.consoles()
+    conditions = Conditions(mode=mode, delay=delay, noise=noise, plant_scale=parse_scales(plant_scale))
     outputs = Outputs(json=json, folder=out, video=video)
     no_video = settle_rendering(task, video)
     problem = make_task(task)
@@ -63,6 +77,8 @@ def run(
             seed=seed,
             threads=threads,
             budget_ms=budget_ms,
+            controls_per_plan=controls_per_plan,
+            conditions=conditions,
             on_step=line,
         )
     console.print(display.closing_table(result))
@@ -96,7 +112,8 @@ def warmup(
 ) -> int:
     """Compile the kernels of a task and keep them, so that later runs start at once."""
     from mpcrl.experiments import display
-    from mpcrl.experiments.run import planner_for, warm_up
+    from mpcrl.experiments.configure import planner_for
+    from mpcrl.experiments.run import warm_up
     from mpcrl.experiments.video import settle_rendering
     from mpcrl.tasks.registry import make_task
 

@@ -20,10 +20,12 @@ import pytest
 import mpcrl
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput, UnknownName
-from mpcrl.experiments import display, machine, plots, report, video
+from mpcrl.experiments import display, machine, outputs, plots, video
+from mpcrl.experiments.configure import configuration, parse_options, planner_for
+from mpcrl.experiments.episode import Counts, Episode, Progress
 from mpcrl.experiments.files import atomic, writable_folder
-from mpcrl.experiments.report import Outputs
-from mpcrl.experiments.run import Episode, Progress, RunResult, configuration, parse_options, planner_for, run_task
+from mpcrl.experiments.outputs import Outputs
+from mpcrl.experiments.run import RunResult, run_task
 from mpcrl.experiments.worlds import world_of
 from mpcrl.planners import PLANNERS
 from mpcrl.tasks.registry import ANALYTIC_TASKS, TASKS, make_task
@@ -398,6 +400,7 @@ def wandering(name: str, steps: int) -> tuple:
         controls=np.array(controls),
         rewards=np.array(rewards),
         plan_ms=np.ones(steps),
+        counts=Counts(),
         ended="steps done",
         signals=world.signals(np.array(states)),
         control_names=world.control_names,
@@ -498,7 +501,7 @@ def test_what_cannot_be_drawn_is_said_in_one_line(tmp_path, monkeypatch) -> None
         raise AttributeError("'NoneType' object has\nno attribute 'glGetError'")
 
     assert last_sentence("it is dark") == "no video: it is dark"
-    monkeypatch.setattr(report, "save_video", broken)
+    monkeypatch.setattr(outputs, "save_video", broken)
     assert last_sentence() == "no video: 'NoneType' object has no attribute 'glGetError'"
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert any(

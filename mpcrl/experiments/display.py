@@ -18,7 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mpcrl.experiments import machine as computer
-from mpcrl.experiments.run import MODELS, Progress, RunResult, planner_options
+from mpcrl.experiments.configure import MODELS, planner_options
+from mpcrl.experiments.episode import Progress
+from mpcrl.experiments.run import RunResult
 from mpcrl.experiments.video import working_renderer
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
