@@ -87,6 +87,86 @@ def run(
     return 130 if result.interrupted else 0
 
 
+def compare(
+    file: Annotated[Path | None, shown("FILE", "a sweep in TOML; flags go before what it says")] = None,
+    /,
+    *,
+    out: Annotated[Path, shown("DIR", "where results are kept; what is there already is not run again")],
+    tasks: Annotated[str | None, shown("A,B", "tasks or suites: analytic, gym, dmc, dmc-easy")] = None,
+    planners: Annotated[
+        str | None,
+        shown("A,B", "such as icem,mppi:width=0.5, or suites: sampling, all; by default the tasks' own"),
+    ] = None,
+    models: Annotated[str | None, shown("A,B", "what predicts; auto by default")] = None,
+    budgets: Annotated[str | None, shown("N,M", "trajectories per control step; the tasks' own by default")] = None,
+    horizons: Annotated[str | None, shown("N,M", "control steps ahead; the tasks' own by default")] = None,
+    seeds: Annotated[str | None, shown("N", "how many (5 by default), or which: 0,3,7 or 100-119")] = None,
+    steps: Annotated[int | None, shown("N", "control steps per episode; the whole episode by default")] = None,
+    dtype: Annotated[str | None, shown("TYPE", "of analytic models: float32 (the default) or float64")] = None,
+    controls_per_plan: Annotated[int | None, shown("N", "controls taken of each plan; 1 by default")] = None,
+    mode: Annotated[str | None, shown("MODE", _MODE)] = None,
+    delay: Annotated[float | None, shown("S", _DELAY)] = None,
+    noise: Annotated[float | None, shown("X", _NOISE)] = None,
+    plant_scale: Annotated[tuple[str, ...], shown("NAME=X", _PLANT_SCALE)] = (),
+    backend: Annotated[str, shown("NAME", "loky (processes here, the default), dask or ray")] = "loky",
+    scheduler: Annotated[str | None, shown("ADDRESS", "of a Dask or Ray cluster; a local one by default")] = None,
+    workers: Annotated[int | None, shown("N", "processes; one per core by default")] = None,
+    threads: Annotated[int | None, shown("N", "divided among the workers; all that there are by default")] = None,
+) -> int:
+    """Run tasks x planners x models x budgets x horizons x seeds, and keep every result. Goes on where it stopped."""
+    from mpcrl.experiments import display
+    from mpcrl.experiments.machine import versions
+    from mpcrl.experiments.matrix import matrix_of, read_toml
+    from mpcrl.experiments.store import Store
+    from mpcrl.experiments.sweep import Sweep, sweep_fields
+    from mpcrl.experiments.tables import grouped, write_tables
+    from mpcrl.experiments.video import settle_rendering
+
+    console, errors = display.consoles()
+    flags = {
+        "tasks": tasks,
+        "planners": planners,
+        "models": models,
+        "budgets": budgets,
+        "horizons": horizons,
+        "seeds": seeds,
+        "steps": steps,
+        "dtype": dtype,
+        "controls_per_plan": controls_per_plan,
+        "mode": mode,
+        "delay": delay,
+        "noise": noise,
+        "plant_scale": plant_scale or None,
+    }
+    entries = read_toml(file) if file else {}
+    settle_rendering("", False)
+    matrix = matrix_of({**entries, **{key: value for key, value in flags.items() if value is not None}})
+    store = Store(out, versions())
+    sweep = Sweep(
+        configs=matrix.configs(),
+        seeds=matrix.seeds,
+        store=store,
+        backend=backend,
+        workers=workers,
+        threads=threads,
+        scheduler=scheduler,
+    )
+    with store.locked():
+        store.write_sweep(sweep_fields(sweep))
+        done, left = sweep.missing()
+        with display.SweepBoard(console, sweep.configs, done, len(left)) as board:
+            for record in sweep.execute(left) if left else ():
+                board(record)
+        results, failures, damaged = store.records()
+        groups = grouped(results)
+        write_tables(groups, out)
+    console.print(display.sweep_table(groups))
+    for sentence in display.sweep_notes(out, board.failed, damaged):
+        errors.print(sentence)
+    console.print(f"tables: {out}/results.csv, summary.csv, timing.csv; next: mpcrl report {out}", soft_wrap=True)
+    return 1 if board.failed else 0
+
+
 def list_names() -> int:
     """Show all tasks, planners and models."""
     from mpcrl.experiments import display
@@ -125,11 +205,17 @@ def warmup(
     return 0
 
 
-COMMANDS: dict[str, Callable[..., int]] = {"run": run, "list": list_names, "doctor": doctor, "warmup": warmup}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run,
+    "compare": compare,
+    "list": list_names,
+    "doctor": doctor,
+    "warmup": warmup,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code: 0 done, 2 bad input or a missing package, 130 interrupted.
+    """Run the command; its exit code: 0 done, 1 some runs failed, 2 bad input or a missing package, 130 interrupted.
 
     Parameters
     ----------
