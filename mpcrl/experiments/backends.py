@@ -22,14 +22,14 @@ class Workers(NamedTuple):
 
     Attributes
     ----------
-    count : int
+    number : int
     local : bool
         Whether they share this machine's cores.
     parallel : callable
         `parallel(threads)()` is a joblib.Parallel that yields results as they come, its workers with so many threads.
     """
 
-    count: int
+    number: int
     local: bool
     parallel: Callable[[int], Callable[[], joblib.Parallel]]
 

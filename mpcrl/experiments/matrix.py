@@ -7,7 +7,7 @@ import itertools
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class Matrix:
     steps: int | None = None
     dtype: str | None = None
     controls_per_plan: int | None = None
-    conditions: Conditions = Conditions()
+    conditions: Conditions = field(default_factory=Conditions)
 
     def configs(self) -> list[RunConfig]:
         """Every configuration once, in the order of tasks, planners, models, budgets, horizons.

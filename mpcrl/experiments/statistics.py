@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from mpcrl.core.errors import InvalidInput
 
@@ -132,6 +132,6 @@ def _estimate(value: np.ndarray, values: np.ndarray, samples: list[list[np.ndarr
         runs, freedom = sum(s.size for s in strata), sum(s.size - 1 for s in strata)
         if freedom == 0:
             return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-        tails.append(stats.norm.sf(np.sqrt(runs / freedom) * stats.t.ppf((1 + level) / 2, freedom)))
+        tails.append(special.ndtr(-np.sqrt(runs / freedom) * special.stdtrit(freedom, (1 + level) / 2)))
     low, high = np.quantile(values, [min(tails), 1 - min(tails)], axis=0)
     return Estimate(value, low, high)

@@ -112,7 +112,8 @@ class Store:
 
     def records(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Path]]:
         """All results in the order of their paths, all failures, and files set aside as damaged, now or before."""
-        results, failures = [], []
+        results: list[dict[str, Any]] = []
+        failures: list[dict[str, Any]] = []
         for path in sorted((self.folder / "runs").glob("*/*.json")):
             if path.name.startswith("."):
                 continue

@@ -46,7 +46,8 @@ def expanded(kind: str, names: Iterable[str], suites: Mapping[str, tuple[str, ..
     UnknownName
         For what is neither; `kind` says what was looked for.
     """
-    known, found = set(known), []
+    known = set(known)
+    found: list[str] = []
     for name in names:
         if name not in known and name not in suites:
             raise unknown_name(kind, name, known | set(suites))

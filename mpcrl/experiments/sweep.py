@@ -128,7 +128,7 @@ class Sweep:
         self.store.check_space(len(runs))
         own = versions()
         with workers_of(self.backend, self.workers, self.scheduler) as workers:
-            share = ThreadBudget.of(self.threads).share(workers.count).count if workers.local else self.threads or 1
+            share = ThreadBudget.of(self.threads).share(workers.number).count if workers.local else self.threads or 1
             for record in _unordered(workers.parallel(share), runs, share):
                 self.store.save(record)
                 theirs, ours = (versions_tag(record["config"]["task"], v) for v in (record["versions"], own))
