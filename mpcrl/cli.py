@@ -114,7 +114,7 @@ def compare(
     threads: Annotated[int | None, shown("N", "divided among the workers; all that there are by default")] = None,
 ) -> int:
     """Run tasks x planners x models x budgets x horizons x seeds, and keep every result. Goes on where it stopped."""
-    from mpcrl.experiments import display
+    from mpcrl.experiments import board, display
     from mpcrl.experiments.machine import versions
     from mpcrl.experiments.matrix import matrix_of, read_toml
     from mpcrl.experiments.store import Store
@@ -154,17 +154,17 @@ def compare(
     with store.locked():
         store.write_sweep(sweep_fields(sweep))
         done, left = sweep.missing()
-        with display.SweepBoard(console, sweep.configs, done, len(left)) as board:
+        with board.SweepBoard(console, sweep.configs, done, len(left)) as told:
             for record in sweep.execute(left) if left else ():
-                board(record)
-        results, failures, damaged = store.records()
+                told(record)
+        results, _, damaged = store.records()
         groups = grouped(results)
         write_tables(groups, out)
-    console.print(display.sweep_table(groups))
-    for sentence in display.sweep_notes(out, board.failed, damaged):
+    console.print(board.sweep_table(groups))
+    for sentence in board.sweep_notes(out, told.failed, damaged):
         errors.print(sentence)
     console.print(f"tables: {out}/results.csv, summary.csv, timing.csv; next: mpcrl report {out}", soft_wrap=True)
-    return 1 if board.failed else 0
+    return 1 if told.failed else 0
 
 
 def list_names() -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.configure import (
     configuration,
@@ -102,6 +104,11 @@ def run_config(
     conditions = conditions or Conditions()
     conditions.delay_steps(task.dt)
     check_scale(task, conditions.plant_scale)
+    controls_per_plan = controls_per_plan_for(task, controls_per_plan)
+    if controls_per_plan > built.horizon:
+        raise InvalidInput(
+            f"controls_per_plan must be at most the planner's horizon of {built.horizon}, got {controls_per_plan}"
+        )
     return RunConfig(
         task=task.name,
         planner=name,
@@ -112,7 +119,7 @@ def run_config(
         model=model,
         dtype=dtype,
         steps=steps_for(task, steps),
-        controls_per_plan=controls_per_plan_for(task, controls_per_plan),
+        controls_per_plan=controls_per_plan,
         conditions=conditions,
     )
 
@@ -131,9 +138,9 @@ def labels(configs: Iterable[Mapping[str, Any]], without: Collection[str] = ()) 
     """
     flat = [_flat(config) for config in configs]
     values: dict[tuple[str, str, str], set[str]] = {}
-    for config in flat:
-        for key, value in config.items():
-            values.setdefault((config["task"], *_told(config, key)), set()).add(repr(value))
+    for config, key in itertools.product(flat, dict.fromkeys(key for config in flat for key in config)):
+        if key in config or not key.startswith("options."):
+            values.setdefault((config["task"], *_told(config, key)), set()).add(repr(config.get(key)))
     several = {(planner, key) for (_, planner, key), found in values.items() if len(found) > 1}
     return [
         ", ".join(

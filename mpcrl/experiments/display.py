@@ -7,10 +7,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -20,22 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from mpcrl.experiments import machine as computer
-from mpcrl.experiments.config import RunConfig, labels
 from mpcrl.experiments.configure import MODELS, planner_options
 from mpcrl.experiments.episode import Progress
 from mpcrl.experiments.run import RunResult
-from mpcrl.experiments.tables import Group as Result
-from mpcrl.experiments.tables import summary_rows
 from mpcrl.experiments.video import working_renderer
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.registry import ANALYTIC_TASKS, TASKS
 from mpcrl.tasks.task import Task
 
-_REFRESH_S = 0.2
-_LINE_S = 5.0
+REFRESH_S, LINE_S = 0.2, 5.0
+"""Time between two states of progress: on a terminal, and where each is a line of its own."""
+
 _FILE_WIDTH = 140  # of what no terminal shows
-_FAILURES = 5  # that are shown
 _RECENT = 25  # plans that the rate is the median of
 
 
@@ -67,7 +62,7 @@ class LiveLine:
         self._recent.append(progress.plan_ms)
         now = time.monotonic()
         self._shown = self._shown or now  # compiling before the first step is no reason for a line
-        if now - self._shown < (_REFRESH_S if self._live else _LINE_S):
+        if now - self._shown < (REFRESH_S if self._live else LINE_S):
             return
         self._shown = now
         plan_ms = float(np.median(self._recent))
@@ -96,7 +91,7 @@ def heading(task: Task, planner: Planner, threads: int | None) -> Text:
 
 def closing_table(result: RunResult) -> RenderableType:
     """Returns, plan times and how they compare with real time."""
-    table = _columns()
+    table = columns()
     for number, record in enumerate(result.records, 1):
         about = f"{len(record.controls)} steps, {record.ended}, seed {record.seed}"
         table.add_row(f"return of episode {number}", f"{record.total:,.2f}", about)
@@ -125,130 +120,17 @@ def _pace(result: RunResult) -> Text:
     return Text(f"real time: p50 is {share:.0%} of the {period}", style="green")
 
 
-class SweepBoard:
-    """Shows how a sweep goes on: runs done, time left, and who leads on each task.
-
-    Attributes
-    ----------
-    failed : list of mapping
-        Records of the runs that failed.
-    """
-
-    def __init__(
-        self, console: Console, configs: Sequence[RunConfig], done: Sequence[Mapping[str, Any]], left: int
-    ) -> None:
-        self.failed: list[Mapping[str, Any]] = []
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        methods = labels([config.fields for config in configs])
-        self._methods = {config.hash: method for config, method in zip(configs, methods, strict=True)}
-        self._returns: dict[str, dict[str, list[float]]] = {}
-        for record in done:
-            self._note(record)
-        self._before, self._left, self._ended = len(done), left, 0
-        self._began = self._shown = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        runs = f"{self._left} runs of {len(self._methods)} configurations"
-        self._console.print(runs + (f"; {self._before} are there already" if self._before else ""))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-        if kind is not None:
-            self._console.print(f"{self._ended} of {self._left} runs done; the same command does the others")
-
-    def __call__(self, record: Mapping[str, Any]) -> None:
-        """Take note of a run that has ended."""
-        self._ended += 1
-        if "error" in record:
-            self.failed.append(record)
-        else:
-            self._note(record)
-        now = time.monotonic()
-        if now - self._shown < (_REFRESH_S if self._live else _LINE_S):
-            return
-        self._shown = now
-        left = (now - self._began) / self._ended * (self._left - self._ended)
-        line = Text.assemble(
-            (f"{self._ended}/{self._left}", "bold"),
-            f" runs, {_duration(left)} left",
-            (f", {len(self.failed)} failed" if self.failed else "", "yellow"),
-        )
-        if self._live:
-            self._live.update(Group(line, self._leaders()), refresh=True)
-        else:
-            self._console.print(line)
-
-    def _note(self, record: Mapping[str, Any]) -> None:
-        of_task = self._returns.setdefault(record["config"]["task"], {})
-        of_task.setdefault(self._methods[record["hash"]], []).append(record["return"])
-
-    def _leaders(self) -> RenderableType:
-        table = _columns("cyan")
-        for task, methods in list(self._returns.items())[: max(1, self._console.height - 4)]:
-            best = max(methods, key=lambda method: np.mean(methods[method]))
-            runs = len(methods[best])
-            table.add_row(task, f"{np.mean(methods[best]):,.1f}", f"{best} ({runs} run{'s' * (runs != 1)})")
-        return table
-
-
-def sweep_table(groups: Sequence[Result]) -> RenderableType:
-    """Mean return of every configuration with its interval, the best of each task first."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name, justify in (("task", "left"), ("method", "left"), ("runs", "right"), ("mean return", "right")):
-        table.add_column(name, justify="right" if justify == "right" else "left")
-    table.add_column("95% interval")
-    rows = sorted(summary_rows(groups), key=lambda row: (row["task"], -row["mean"]))
-    last = ""
-    for row in rows:
-        known = row["mean_low"] == row["mean_low"]
-        interval = f"{row['mean_low']:,.1f} to {row['mean_high']:,.1f}" if known else ""
-        first = row["task"] != last
-        style = "bold" if first else ""
-        table.add_row(
-            row["task"] if first else "", Text(row["method"], style), str(row["runs"]), f"{row['mean']:,.1f}", interval
-        )
-        last = row["task"]
-    return table
-
-
-def sweep_notes(folder: Path, failed: Sequence[Mapping[str, Any]], damaged: Sequence[Path]) -> Iterator[str]:
-    """What went wrong in a sweep, one sentence each."""
-    for record in failed[:_FAILURES]:
-        config = record["config"]
-        where = f"{config['task']} with {config['planner']}, budget {config['budget']}, seed {record['seed']}"
-        yield f"failed: {where}: {record['error']}"
-    if len(failed) > _FAILURES:
-        yield f"and {len(failed) - _FAILURES} more failed"
-    if failed:
-        yield f"tracebacks are in {folder / 'runs'}/*/*.failed.json; the same command tries these runs again"
-    for path in damaged:
-        yield f"damaged: {path} was not whole; the run was done again"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
 def catalogue() -> RenderableType:
     """All tasks, planners and models by name."""
-    tasks = _columns("bold cyan", justify="left")
+    tasks = columns("bold cyan", justify="left")
     for name, builder in TASKS.items():
         kind = "analytic" if name in ANALYTIC_TASKS else "MuJoCo"
         tasks.add_row(name, kind, _summary(builder))
-    planners = _columns("bold cyan", justify="left")
+    planners = columns("bold cyan", justify="left")
     for name, function in PLANNERS.items():
         options = ", ".join(f"{key}={value}" for key, value in planner_options(name).items())
         planners.add_row(name, Text.assemble(_summary(function), *([("\n" + options, "dim")] if options else [])))
-    models = _columns("bold cyan", justify="left")
+    models = columns("bold cyan", justify="left")
     for name, meaning in MODELS.items():
         models.add_row(name, meaning)
     return Group(
@@ -261,7 +143,7 @@ def catalogue() -> RenderableType:
 def examination() -> RenderableType:
     """What this machine and installation can do, and how to get what is missing."""
     facts = computer.machine()
-    cores = _columns(justify="left")
+    cores = columns(justify="left")
     cores.add_row("CPU", f"{facts['cpu']} ({facts['microarchitecture']}, {facts['architecture']})")
     cores.add_row("cores", f"{facts['cores']}, of which this process may use {facts['usable_cores']}")
     limit = os.environ.get("NUMBA_NUM_THREADS")
@@ -273,13 +155,13 @@ def examination() -> RenderableType:
     cores.add_row("BLAS", ", ".join(computer.blas()) or "none loaded")
 
     cache = computer.kernel_cache()
-    kernels = _columns(justify="left")
+    kernels = columns(justify="left")
     kernels.add_row("folder", str(cache.folder))
     kernels.add_row("holds", f"{cache.files} compiled kernels, {cache.megabytes:.1f} MB")
     hint = "no: kernels compile in every process; set MPCRL_CACHE_DIR to a private, writable folder"
     kernels.add_row("writable", "yes" if cache.writable else _bad(hint))
 
-    rendering = _columns(justify="left")
+    rendering = columns(justify="left")
     drawing = "mujoco" in computer.versions()
     backend = working_renderer() if drawing else None
     without = "no way to draw without a screen; on Debian or Ubuntu: apt install libosmesa6"
@@ -288,10 +170,10 @@ def examination() -> RenderableType:
     video = computer.installed("imageio-ffmpeg")
     rendering.add_row("video", f"imageio-ffmpeg {video}" if video else _bad("imageio-ffmpeg is not installed"))
 
-    packages = _columns(justify="left")
+    packages = columns(justify="left")
     for name, number in computer.versions().items():
         packages.add_row(name, number)
-    missing = _columns(justify="left")
+    missing = columns(justify="left")
     for extra, names in computer.missing_packages().items():
         missing.add_row(", ".join(names), Text(f"pip install 'mpcrl[{extra}]'", style="yellow"))
     if not missing.row_count:
@@ -312,11 +194,7 @@ def consoles() -> tuple[Console, Console]:
     return results, Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
-def _bad(text: str) -> Text:
-    return Text(text, style="yellow")
-
-
-def _columns(style: str = "dim", justify: str = "right") -> Table:
+def columns(style: str = "dim", justify: str = "right") -> Table:
     """A table without lines; the second column is for numbers where it is flushed right."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style=style, no_wrap=True)
@@ -324,6 +202,10 @@ def _columns(style: str = "dim", justify: str = "right") -> Table:
     if justify == "right":
         table.add_column()
     return table
+
+
+def _bad(text: str) -> Text:
+    return Text(text, style="yellow")
 
 
 def _section(title: str, content: RenderableType) -> tuple[RenderableType, RenderableType]:

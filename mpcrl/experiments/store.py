@@ -13,7 +13,7 @@ from typing import Any
 
 from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments.config import RunConfig
-from mpcrl.experiments.files import atomic, writable_folder
+from mpcrl.experiments.files import writable_folder, written
 from mpcrl.tasks.registry import ANALYTIC_TASKS
 
 FORMAT = 1
@@ -93,21 +93,15 @@ class Store:
         path = self._path(record["config"]["task"], record["hash"], record["seed"], record["versions"])
         failed = path.with_suffix(".failed.json")
         target = failed if "error" in record else path
-        try:
+        with written(target) as scratch:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(target) as scratch:
-                scratch.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-            if target is path:
-                failed.unlink(missing_ok=True)
-        except OSError as error:
-            raise InvalidInput(
-                f"cannot write {str(target)!r}: {error.strerror}; the sweep has stopped, and the same command goes on "
-                "where it is when that is mended"
-            ) from error
+            scratch.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        if target is path:
+            failed.unlink(missing_ok=True)
 
     def write_sweep(self, sweep: Mapping[str, Any]) -> None:
         """Keep the resolved sweep as `sweep.json`."""
-        with atomic(self.folder / "sweep.json") as scratch:
+        with written(self.folder / "sweep.json") as scratch:
             scratch.write_text(json.dumps(sweep, indent=1, allow_nan=False) + "\n")
 
     def records(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Path]]:

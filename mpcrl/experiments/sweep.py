@@ -100,6 +100,8 @@ class Sweep:
             raise InvalidInput("loky runs on this machine only; --scheduler needs --backend dask or ray")
         if self.workers is not None:
             positive_integer("workers", self.workers)
+        if self.threads is not None and self.scheduler is None:
+            ThreadBudget(self.threads)
 
     @property
     def runs(self) -> list[Run]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mpcrl.experiments.config import labels
-from mpcrl.experiments.files import atomic
+from mpcrl.experiments.files import written
 from mpcrl.experiments.statistics import interquartile_mean, mean, stratified_interval
 from mpcrl.tasks.registry import ANALYTIC_TASKS
 
@@ -64,6 +65,12 @@ def grouped(records: Iterable[Mapping[str, Any]], without: Sequence[str] = ()) -
         found.setdefault((record["hash"], *_versions(record).values()), []).append(record)
     groups = [sorted(group, key=lambda record: record["seed"]) for group in found.values()]
     told = labels([{**group[0]["config"], **_versions(group[0])} for group in groups], without)
+    if not without:  # an edited preset has new settings under its old options
+        twice = Counter((group[0]["config"]["task"], method) for method, group in zip(told, groups, strict=True))
+        told = [
+            f"{method}, {group[0]['hash']}" if twice[group[0]["config"]["task"], method] > 1 else method
+            for method, group in zip(told, groups, strict=True)
+        ]
     made = [
         Group(
             task=group[0]["config"]["task"],
@@ -153,7 +160,7 @@ def write_tables(groups: Sequence[Group], folder: Path) -> dict[str, list[Row]]:
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Rows as CSV: floats with all their digits, nothing for what is not a number."""
-    with atomic(path) as scratch, scratch.open("w", newline="") as file:
+    with written(path) as scratch, scratch.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0] if rows else (), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
