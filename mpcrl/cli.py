@@ -167,6 +167,22 @@ def compare(
     return 1 if told.failed else 0
 
 
+def report(
+    folder: Annotated[Path, shown("DIR", "of the results, as `mpcrl compare --out` made it")],
+    /,
+    *,
+    tensorboard: Annotated[bool, shown("", "write events for TensorBoard as well")] = False,
+) -> int:
+    """Make pages and tables of a sweep's results: report.html, report.md, CSV, and Parquet where pyarrow is there."""
+    from mpcrl.experiments import display
+    from mpcrl.experiments.report import write_report
+
+    console, _ = display.consoles()
+    for sentence in write_report(folder, tensorboard=tensorboard):
+        console.print(sentence, soft_wrap=True)
+    return 0
+
+
 def list_names() -> int:
     """Show all tasks, planners and models."""
     from mpcrl.experiments import display
@@ -208,6 +224,7 @@ def warmup(
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
     "compare": compare,
+    "report": report,
     "list": list_names,
     "doctor": doctor,
     "warmup": warmup,

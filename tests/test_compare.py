@@ -20,6 +20,7 @@ import pytest
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments import board, display, sweep
+from mpcrl.experiments.backends import WorkerDied
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.config import labels, run_config
 from mpcrl.experiments.configure import planner_for
@@ -292,7 +293,7 @@ def test_a_run_that_kills_its_worker_is_a_failure_and_the_others_go_on(tmp_path,
             for function, arguments, _ in tasks:
                 if arguments[1] == 2:
                     died.append(2)
-                    raise sweep.WorkerDied("gone")
+                    raise WorkerDied("gone")
                 yield function(*arguments)
 
     records = list(sweep._unordered(Parallel, runs, 1))
@@ -303,7 +304,7 @@ def test_a_run_that_kills_its_worker_is_a_failure_and_the_others_go_on(tmp_path,
 
 def test_failures_are_kept_and_tried_again(tmp_path, capsys, monkeypatch) -> None:
     arguments = f"--tasks {TASK} --planners icem --budgets 16 --seeds 3 --steps 2"
-    plain = sweep.run_task
+    plain = run_task
 
     def broken(*given: Any, seed: int, **named: Any) -> Any:
         if seed == 1:

@@ -138,7 +138,7 @@ def labels(configs: Iterable[Mapping[str, Any]], without: Collection[str] = ()) 
     """
     flat = [_flat(config) for config in configs]
     values: dict[tuple[str, str, str], set[str]] = {}
-    for config, key in itertools.product(flat, dict.fromkeys(key for config in flat for key in config)):
+    for config, key in itertools.product(flat, dict.fromkeys(itertools.chain(*flat))):
         if key in config or not key.startswith("options."):
             values.setdefault((config["task"], *_told(config, key)), set()).add(repr(config.get(key)))
     several = {(planner, key) for (_, planner, key), found in values.items() if len(found) > 1}
