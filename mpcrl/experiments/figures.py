@@ -54,9 +54,7 @@ def figures(groups: Sequence[Group], by_budget: Sequence[Group], scores: Scores)
         budgets.setdefault((group.task, group.method), set()).add(group.config["budget"])
     if max(map(len, budgets.values())) > 1:
         yield "budget", "Mean return against budget, with 95% intervals.", budget_figure(by_budget)
-    caption = (
-        "Mean return against plan time. The grey line joins what nothing faster beats; dashed: the control period."
-    )
+    caption = "Mean return against plan time. Grey: what nothing faster beats; dashed: the control period."
     yield "plan_time", caption, pareto_figure(by_budget)
     caption = "Return so far within an episode: mean over runs, and the range of their middle half."
     yield "curves", caption, curve_figure(groups)

@@ -118,15 +118,15 @@ def _caveats(folder: Path, groups: Sequence[Group], failed: Sequence[Row], damag
     few = min(len(group.records) for group in groups)
     if few < 10:
         yield (
-            f"Some configurations have {_count(few, 'run')} only: 95% intervals of a single task's mean contain the truth "
-            "less often than they say below 10 runs (about 91% with 5)."
+            f"Some configurations have {_count(few, 'run')} only: below 10 runs, 95% intervals of a single task's mean "
+            "contain the truth less often than they say (about 91% with 5)."
         )
 
 
 def _returns(summary: Sequence[Row], tasks: Sequence[str]) -> Iterator[Block]:
     yield Heading(2, "Returns")
     yield Sentences(
-        "Mean and interquartile mean (of the middle half of the runs) with 95% bootstrap intervals, the best mean first; "
+        "Mean and interquartile mean (of the middle half of the runs) with 95% bootstrap intervals, best mean first; "
         "more is better."
     )
     for task in tasks:
@@ -227,8 +227,9 @@ def _records(groups: Sequence[Group]) -> list[Any]:
     return [record for group in groups for record in group.records]
 
 
-def _cells(value: float, low: float, high: float) -> tuple[str, str]:
-    return _number(value), f"{_number(low)} to {_number(high)}" if low == low else ""
+def _cells(row: Row, name: str) -> tuple[str, str]:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return _number(row[name]), f"{_number(low)} to {_number(high)}" if low == low else ""
 
 
 def _estimate_cells(found: Estimate) -> tuple[str, str]:
