@@ -135,11 +135,8 @@ def _returns(summary: Sequence[Row], tasks: Sequence[str]) -> Iterator[Block]:
             [
                 row["method"],
                 str(row["runs"]),
-                *(
-                    cell
-                    for name in ("mean", "iqm")
-                    for cell in _cells(row[name], row[f"{name}_low"], row[f"{name}_high"])
-                ),
+                *_cells(row, "mean"),
+                *_cells(row, "iqm"),
                 f"{_number(row['least'])} to {_number(row['most'])}",
             ]
             for row in mine
