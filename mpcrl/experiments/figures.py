@@ -91,7 +91,7 @@ def profile_figure(scores: Scores) -> bytes:
             axes.plot(thresholds, found.value, color=colour, label=method, linewidth=1.8)
             axes.fill_between(thresholds, found.low, found.high, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="score", ylabel="share of runs above", ylim=(-0.02, 1.02))
-        _legend(figure, axes)
+        _legend(figure, axes, list(shown))
         return done()
 
 
@@ -105,7 +105,7 @@ def improvement_figure(scores: Scores) -> bytes:
         ]
     )
     size = len(methods)
-    with _figure(1.2 + 0.42 * size) as (figure, done):
+    with _figure(0.6 + 0.42 * size) as (figure, done):
         axes = figure.subplots()
         axes.pcolormesh(table, cmap="RdBu", vmin=0.0, vmax=1.0, edgecolor="white", linewidth=1.0)
         for (row, column), share in np.ndenumerate(table):
@@ -113,12 +113,14 @@ def improvement_figure(scores: Scores) -> bytes:
                 dark = abs(share - 0.5) > 0.35
                 axes.text(column + 0.5, row + 0.5, f"{share:.2f}", ha="center", va="center", color="w" if dark else "k")
         ticks = np.arange(size) + 0.5
-        axes.set_xticks(ticks, methods, rotation=30, ha="right")
-        axes.set_yticks(ticks, methods)
+        axes.set_xticks(ticks, range(1, size + 1))
+        axes.set_yticks(ticks, [f"{method}   {number}" for number, method in enumerate(methods, 1)])
         axes.invert_yaxis()
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
         axes.set_aspect("equal")
         axes.grid(False)
-        axes.set_title("P(run of row > run of column)")
         return done()
 
 
@@ -134,8 +136,7 @@ def budget_figure(groups: Sequence[Group]) -> bytes:
             axes.errorbar(
                 budgets, values[0], values[1:], color=colour, marker="o", markersize=4, capsize=2, label=method
             )
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _logarithmic(axes, 2)
 
     return _panels(groups, draw, "trajectories per control step", "mean return")
 
@@ -164,7 +165,7 @@ def pareto_figure(groups: Sequence[Group]) -> bytes:
         for method, colour in colours.items():
             axes.plot([], [], color=colour, marker="o", linestyle="none", label=method)
         _period(axes, mine)
-        axes.set_xscale("log")
+        _logarithmic(axes, 10)
 
     return _panels(groups, draw, "median plan time, ms (numbers: budget)", "mean return")
 
@@ -209,7 +210,7 @@ def time_figure(groups: Sequence[Group]) -> bytes:
                 counts[round(math.log(lower / first, ratio))] += count
             axes.stairs(counts / counts.sum(), edges, color=colours[group.method], label=group.method, linewidth=1.5)
         _period(axes, mine)
-        axes.set_xscale("log")
+        _logarithmic(axes, 10)
 
     return _panels(groups, draw, "plan time, ms", "share of plans")
 
@@ -254,7 +255,7 @@ def _panels(
             axes.set_visible(False)
         figure.supxlabel(x, fontsize=9.5)
         figure.supylabel(y, fontsize=9.5)
-        _legend(figure, panels[0])
+        _legend(figure, panels[0], list(colours))
         return done()
 
 
@@ -273,9 +274,17 @@ def _interval(axes: Any, found: Estimate, row: int, colour: str) -> None:
     axes.plot([found.value], [row], marker="|", markersize=13, markeredgewidth=2.2, color=colour)
 
 
-def _legend(figure: Any, axes: Any) -> None:
-    handles, names = axes.get_legend_handles_labels()
+def _legend(figure: Any, axes: Any, order: Sequence[str]) -> None:
+    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    names = [name for name in order if name in found]
+    handles = [found[name] for name in names]
     figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(names)), frameon=False)
+
+
+def _logarithmic(axes: Any, base: int) -> None:
+    """A logarithmic axis with plain numbers."""
+    axes.set_xscale("log", base=base)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _period(axes: Any, groups: Sequence[Group]) -> None:
