@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,10 @@ plant_scale = {{ mass = 1.5 }}
     assert not set(told[0]) & set(told[2])
 
 
-def test_the_example_file_is_a_sweep() -> None:
-    matrix = matrix_of(read_toml(ROOT / "examples" / "sweep.toml"))
-    assert matrix.configs()
+def test_the_examples_file_and_the_readmes_are_sweeps() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    for entries in (read_toml(ROOT / "examples" / "sweep.toml"), tomllib.loads(text)):
+        assert len(matrix_of(entries).configs()) >= 8
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from mpcrl.experiments import machine as computer
 from mpcrl.experiments.configure import MODELS, planner_options
 from mpcrl.experiments.episode import Progress
 from mpcrl.experiments.run import RunResult
+from mpcrl.experiments.suites import planner_suites, task_suites
 from mpcrl.experiments.video import working_renderer
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
@@ -121,7 +122,7 @@ def _pace(result: RunResult) -> Text:
 
 
 def catalogue() -> RenderableType:
-    """All tasks, planners and models by name."""
+    """All tasks, planners, models and suites by name."""
     tasks = columns("bold cyan", justify="left")
     for name, builder in TASKS.items():
         kind = "analytic" if name in ANALYTIC_TASKS else "MuJoCo"
@@ -133,10 +134,15 @@ def catalogue() -> RenderableType:
     models = columns("bold cyan", justify="left")
     for name, meaning in MODELS.items():
         models.add_row(name, meaning)
+    suites = columns("bold cyan", justify="left")
+    for kind, found in (("tasks", task_suites()), ("planners", planner_suites())):
+        for name, names in found.items():
+            suites.add_row(name, f"{len(names)} {kind}: {', '.join(names)}")
     return Group(
         *_section("Tasks", tasks),
         *_section("Planners, and what --option may set, with its default", planners),
         *_section("Models", models),
+        *_section("Suites, for `mpcrl compare`", suites),
     )
 
 
