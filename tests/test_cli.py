@@ -143,6 +143,21 @@ def test_anytime_planning_from_the_command(tmp_path, capsys) -> None:
     assert json.loads(file.read_text())["budget_ms"] == 20
 
 
+def test_conditions_from_the_command(tmp_path) -> None:
+    file = tmp_path / "run.json"
+    flags = "--mode realtime --delay 0.1 --noise 0.01 --plant-scale mass=1.2 --plant-scale gravity=0.9"
+    arguments = ["run", "pendulum-swingup", "--steps", "6", *flags.split(), "--controls-per-plan", "2"]
+    assert main([*arguments, "--json", str(file)]) == 0
+    run = json.loads(file.read_text())
+    assert run["controls_per_plan"] == 2
+    assert {key: value for key, value in run["conditions"].items() if key != "type"} == {
+        "mode": "realtime",
+        "delay": 0.1,
+        "noise": 0.01,
+        "plant_scale": {"gravity": 0.9, "mass": 1.2},
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -162,6 +177,11 @@ def test_anytime_planning_from_the_command(tmp_path, capsys) -> None:
         ("run lqr --steps 0", "steps must be an integer of at least 1, got 0"),
         ("run lqr --steps 100000", "an episode of 'lqr' has 60 control steps; got steps=100000"),
         ("run lqr --threads 4096", "threads must be an integer between 1 and"),
+        ("run lqr --mode realtme", "unknown mode 'realtme'; did you mean 'realtime'"),
+        ("run lqr --plant-scale weight=2", "task 'lqr' has no quantity 'weight' to scale"),
+        ("run lqr --plant-scale weight", "a plant scale is written name=factor, such as mass=1.3; got 'weight'"),
+        ("run pendulum-swingup --delay 0.07", "must be a multiple of the control period of 0.05 s"),
+        ("run lqr --controls-per-plan 0", "controls_per_plan must be an integer of at least 1"),
         ("run lqr --video", "add --out DIR"),
         ("run lqr --json .", "'.' is a folder"),
     ],
