@@ -423,11 +423,13 @@ class _Rewriter(ast.NodeTransformer):
             ):
                 return body
             condition = self._temporary()
-            early, _ = self._renamed(node.body)
-            assert isinstance(early[-1], ast.Return)
-            value = _lane("select", ast.Name(condition, ast.Load()), early[-1].value, rest[-1].value)
+            *early, leaving = self._renamed(node.body)[0]
+            *late, ending = rest
+            assert isinstance(leaving, ast.Return) and isinstance(ending, ast.Return)
+            assert leaving.value is not None and ending.value is not None  # visit_Return saw to it
+            value = _lane("select", ast.Name(condition, ast.Load()), leaving.value, ending.value)
             test = ast.Assign([ast.Name(condition, ast.Store())], node.test)
-            return [*body[:i], test, *early[:-1], *rest[:-1], ast.Return(value)]
+            return [*body[:i], test, *early, *late, ast.Return(value)]
         return body
 
     def visit_While(self, node: ast.While) -> list[ast.stmt]:
