@@ -14,7 +14,6 @@ FIXED, NORMALISED, EFFECTIVE_SAMPLES = 0, 1, 2
 
 _exp = vecmath.lane_functions(np.float32)["exp"]
 _BISECTIONS = 40
-_ROWS = 8  # decisions that are averaged together: neighbours in memory, and their sums stay in the first cache
 
 
 @kernel
@@ -97,6 +96,31 @@ def resolve_temperature(costs, kind, temperature):
     return np.exp(0.5 * (low + high))
 
 
+@kernel
+def _softmax_weights(values, temperature, weights):
+    """Weights exp(-(value - least) / temperature) [B, LANES]; the sums of them and of their squares, 0 if all failed."""
+    lowest = np.full(LANES, np.inf)
+    for block in range(values.shape[0]):
+        for l in range(LANES):
+            lowest[l] = min(lowest[l], values[block, l])
+    least = np.min(lowest)
+    if not np.isfinite(least):
+        return 0.0, 0.0
+    sums, squares = np.zeros(LANES), np.zeros(LANES)
+    scaled = np.empty(LANES, np.float32)
+    for block in range(values.shape[0]):  # in order: the same bits at any thread count
+        for l in range(LANES):
+            scaled[l] = (least - values[block, l]) / temperature
+        for l in range(LANES):
+            scaled[l] = _exp(scaled[l])
+        for l in range(LANES):
+            weight = np.float64(scaled[l])
+            sums[l] += weight
+            squares[l] += weight * weight
+            weights[block, l] = scaled[l]
+    return np.sum(sums), np.sum(squares)
+
+
 @kernel(parallel=True)
 def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, refitted):
     """Path-integral update: the mean of the samples under softmax weights of their costs.
@@ -137,37 +161,18 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, refit
         first = block * LANES
         for l in range(min(LANES, costs.size - first)):
             values[block, l] = costs[first + l] + resolved * action[l]
-    lowest = np.full(LANES, np.inf)
-    for block in range(blocks):
-        for l in range(LANES):
-            lowest[l] = min(lowest[l], values[block, l])
-    least = np.min(lowest)
-    if not np.isfinite(least):
-        return resolved, 0.0
     weights = np.empty((blocks, LANES), np.float32)
-    sums, squares = np.zeros(LANES), np.zeros(LANES)
-    for block in range(blocks):  # in order: the same bits at any thread count
-        for l in range(LANES):
-            weights[block, l] = _exp(np.float32((least - values[block, l]) / resolved))
-        for l in range(LANES):
-            weight = np.float64(weights[block, l])
-            sums[l] += weight
-            squares[l] += weight * weight
-    total = np.sum(sums)
-    rows = steps * nu
-    flat = decisions.reshape(blocks, rows, LANES)
-    for group in prange((rows + _ROWS - 1) // _ROWS):
-        first = group * _ROWS
-        count = min(_ROWS, rows - first)
-        lane_sums = np.zeros((_ROWS, LANES), np.float32)
+    total, squares = _softmax_weights(values, resolved, weights)
+    if total == 0:
+        return resolved, 0.0
+    for row in prange(steps * nu):
+        k, j = row // nu, row % nu
+        lane_sums = np.zeros(LANES, np.float32)
         for block in range(blocks):
-            for r in range(count):
-                for l in range(LANES):
-                    lane_sums[r, l] += weights[block, l] * np.float32(flat[block, first + r, l])
-        for r in range(count):
-            row = first + r
-            refitted[row // nu, row % nu] = np.sum(lane_sums[r].astype(np.float64)) / total
-    return resolved, total * total / np.sum(squares)
+            for l in range(LANES):
+                lane_sums[l] += weights[block, l] * np.float32(decisions[block, k, j, l])
+        refitted[k, j] = np.sum(lane_sums.astype(np.float64)) / total
+    return resolved, total * total / squares
 
 
 @kernel(parallel=True)
