@@ -27,8 +27,9 @@ _RECORD_BYTES = 2**26
 """Memory for recorded fields; more samples than fit are simulated one part after the other."""
 
 
-_DRAWING, _JUDGING = 1e-8, 2e-8
-"""Seconds, roughly, to draw one number of a candidate and to evaluate the cost belonging to it."""
+_SERIAL = ThreadBudget(1)
+"""For drawing candidates and judging records, a hundredth of the physics' time: a thread that took part in a parallel
+kernel spins for milliseconds in wait of the next one, on a core that the physics' own threads need."""
 
 
 class NoParams(NamedTuple):
@@ -150,7 +151,7 @@ class MuJoCo:
         self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget
     ) -> np.ndarray:
         """Cost of each candidate [N]; see `Model.costs`."""
-        with threads.for_work(_DRAWING * candidates.controls.size).kernels():
+        with _SERIAL.kernels():
             rows = candidates.rows()
         state, controls = self._checked(state, rows)
         values = lanes.coerce(params, self._fields, self.dtype)
@@ -163,8 +164,7 @@ class MuJoCo:
         for low in range(0, count, part):
             chunk = controls[low : low + part]
             out = np.full(scenarios * len(chunk), np.inf)
-            # threads that wait for the next kernel would take the cores from the physics' own
-            with threads.for_work(_JUDGING * chunk.size).kernels():
+            with _SERIAL.kernels():
                 try:
                     run = self._physics.simulate(state, chunk, threads.count)
                     records = [array for field in zip(run.before, run.after, run.first, strict=True) for array in field]
@@ -230,17 +230,16 @@ class MuJoCo:
         return f"""# {scalar.fingerprint(self._cost, self._terminal, self._terminated)}
 from collections import namedtuple
 import numpy as np
-from numba import prange
 from mpcrl.core.compile import kernel
 
 Record = namedtuple("Record", {list(self._names)})
 Params = namedtuple("Params", {[f.name for f in self._fields]})
 
 
-@kernel(parallel=True)
+@kernel
 def evaluate(controls, healthy, t, out, stride{records}{params}):
     count, horizon, nu = controls.shape
-    for row in prange(out.shape[0]):
+    for row in range(out.shape[0]):
         p = Params({params[2:]})
         scenario, sample = row // count, row % count
         before = Record({", ".join(f"before{i}[scenario]" for i in fields)})
