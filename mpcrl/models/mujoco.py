@@ -46,7 +46,8 @@ class MuJoCo:
     source : MujocoTask, MjModel, or path of an MJCF (XML) or MJB file
         Where it is a task, the other arguments replace what the task says.
     cost : callable
-        `cost(before, u, after, t, p) -> float`; see `MujocoTask`, also for the next three.
+        `cost(before, u, after, t, p) -> float`; see `MujocoTask`, also for the next three. Of a task, its
+        `planning_cost` where it has one.
     terminal, terminated : callable, optional
         A candidate that terminated pays no terminal cost.
     fields : sequence of str
@@ -54,6 +55,7 @@ class MuJoCo:
     current : bool
         Whether derived fields belong to the state after the control (the default), or are one physics step older.
     params : NamedTuple of numbers and arrays, optional
+        A field annotated `int` stays an integer, so that it can index; all others become float64.
     frame_skip : int
         Physics steps per control; 1 if not given.
     scenarios : sequence of MjModel, optional
@@ -98,7 +100,7 @@ class MuJoCo:
         risk: Risk | None = None,
     ) -> None:
         task = source if isinstance(source, MujocoTask) else None
-        self._cost = _chosen(cost, task and task.cost, None)
+        self._cost = _chosen(cost, task and (task.planning_cost or task.cost), None)
         if self._cost is None:
             raise InvalidInput("an MjModel has no cost; give cost=function(before, u, after, t, p)")
         self._terminal = _chosen(terminal, task and task.terminal, None)
@@ -108,6 +110,9 @@ class MuJoCo:
         self._frame_skip = positive_integer("frame_skip", _chosen(frame_skip, task and task.frame_skip, 1))
         self._params = _chosen(params, task and task.params, NoParams())
         self._fields = lanes.fields_of(self._params)
+        kinds = getattr(type(self._params), "__annotations__", {})
+        self._integers = tuple(kinds.get(f.name) in (int, "int") for f in self._fields)
+        self._task = task
         self._risk = risk or Mean()
         model, self._example = _load(source)
         self.use([model] if scenarios is None else scenarios)
@@ -130,15 +135,22 @@ class MuJoCo:
         sizes = {(m.nq, m.nv, m.na, m.nu, m.nmocap, m.nbody, m.nsensordata, physics.state_size(m)) for m in models}
         if len(sizes) > 1:
             raise InvalidInput("all scenarios must have the same numbers of joints, actuators, bodies and sensors")
-        self._recording = physics.Recording.of(models, self._frame_skip, self._names, self._current)
+        self._recording = physics.Recording.of(
+            models, self._frame_skip, self._names, self._current, self._task and self._task.apply
+        )
         self._physics = physics.physics_for(self._recording)
         model = self._recording.models[0]
         self.nx, self.nu = physics.state_size(model), model.nu
+        if self._task is not None and self._task.apply is not None:
+            self.nu = self._task.nu
         self.dt = self._frame_skip * model.opt.timestep
 
     @property
     def control_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds [nu] of the controls: the actuators' ctrlrange."""
+        """Lower and upper bounds [nu] of the controls: the actuators' ctrlrange, or those of a task that applies its
+        controls itself."""
+        if self._task is not None and self._task.apply is not None:
+            return self._task.control_low.copy(), self._task.control_high.copy()
         model = self._recording.models[0]
         free = np.flatnonzero(~model.actuator_ctrllimited.astype(bool))
         if free.size:
@@ -153,7 +165,7 @@ class MuJoCo:
         with threads.for_work(_DRAWING * candidates.controls.size).kernels():
             rows = candidates.rows()
         state, controls = self._checked(state, rows)
-        values = lanes.coerce(params, self._fields, self.dtype)
+        values = self._coerced(params)
         count, scenarios = controls.shape[0], len(self._recording.models)
         costs = np.full((scenarios, count), np.inf)  # what the kernel does not reach must not look cheap
         if not np.isfinite(state).all():
@@ -185,7 +197,7 @@ class MuJoCo:
         data = mujoco.MjData(model)
         with physics.quiet():
             for sample, row in zip(controls, states, strict=True):
-                for h in physics.stepped(model, data, state, sample, self._frame_skip, refresh=False):
+                for h in physics.stepped(self._recording, model, data, state, sample, refresh=False):
                     if isinstance(h, physics.Failure):
                         row[h.control + 1 :] = np.nan
                     else:
@@ -193,7 +205,10 @@ class MuJoCo:
         return states
 
     def terms(self, state: np.ndarray, control: np.ndarray, t: int, params: Any) -> dict[str, float]:
-        """The cost of one control step under the first scenario as "cost"; see `Model.terms`."""
+        """The cost of one control step under the first scenario as "cost"; see `Model.terms`.
+
+        Where a task's planning cost differs from its cost, that is added as "planning cost".
+        """
         state, controls = self._checked(state, np.asarray(control, np.float64)[None, None])
         try:
             run = physics.SteppedPhysics(self._recording).simulate(state, controls, 1)
@@ -203,11 +218,20 @@ class MuJoCo:
             return {"cost": np.inf}
         before, after = ([records[0] for records in run.before], [records[0, 0] for records in run.after])
         record = self._module.Record
-        return {"cost": float(self._cost(record(*before), controls[0, 0], record(*after), t, params))}
+        arguments = record(*before), controls[0, 0], record(*after), t, params
+        own = float(self._cost(*arguments))
+        if self._task is None or self._cost is not self._task.planning_cost:
+            return {"cost": own}
+        return {"cost": float(self._task.cost(*arguments)), "planning cost": own}
 
     def example_state(self) -> np.ndarray:
         """The state [nx] after the environment's first reset, or the model's own initial state."""
         return self._example.copy()
+
+    def _coerced(self, params: Any) -> tuple[Any, ...]:
+        values = lanes.coerce(params, self._fields, self.dtype)
+        given = zip(self._fields, self._integers, values, strict=True)
+        return tuple(int(value) if integer and f.shape is None else value for f, integer, value in given)
 
     def _checked(self, state: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         state = np.ascontiguousarray(state, np.float64)
@@ -270,7 +294,7 @@ def evaluate(controls, healthy, t, out, stride{records}{params}):
         model, data = self._recording.models[0], mujoco.MjData(self._recording.models[0])
         mujoco.mj_forward(model, data)
         record = self._module.Record(*(getattr(data, name).copy() for name in self._names))
-        params = type(self._params)(*lanes.coerce(self._params, self._fields, self.dtype))
+        params = type(self._params)(*self._coerced(self._params))
         calls: list[tuple[str, Any, tuple[Any, ...]]] = [
             ("cost", self._cost, (record, np.zeros(self.nu), record, 0, params))
         ]

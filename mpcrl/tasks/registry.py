@@ -34,9 +34,17 @@ ANALYTIC_TASKS: dict[str, Callable[[], AnalyticTask]] = {
 
 TASKS: dict[str, Callable[[], Task]] = {
     **ANALYTIC_TASKS,
-    "HalfCheetah-v5": gym_mujoco.half_cheetah,
     "InvertedPendulum-v5": gym_mujoco.inverted_pendulum,
+    "InvertedDoublePendulum-v5": gym_mujoco.inverted_double_pendulum,
     "Reacher-v5": gym_mujoco.reacher,
+    "Pusher-v5": gym_mujoco.pusher,
+    "Swimmer-v5": gym_mujoco.swimmer,
+    "HalfCheetah-v5": gym_mujoco.half_cheetah,
+    "Hopper-v5": gym_mujoco.hopper,
+    "Walker2d-v5": gym_mujoco.walker2d,
+    "Ant-v5": gym_mujoco.ant,
+    "Humanoid-v5": gym_mujoco.humanoid,
+    "HumanoidStandup-v5": gym_mujoco.humanoid_standup,
     "dm_control/cartpole-swingup-v0": dm_control.cartpole_swingup,
     "dm_control/cheetah-run-v0": dm_control.cheetah_run,
 }
