@@ -363,7 +363,7 @@ def humanoid_terminated(after: Any, p: HumanoidParams) -> bool:
 
 
 def humanoid_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
-    """Forward speed of the centre of mass and a bonus while healthy, paid for by squared controls and contact forces."""
+    """Forward speed of the centre of mass and a bonus while healthy, paid for by squared controls and contacts."""
     speed = (centre_of_mass(after, p.mass) - centre_of_mass(before, p.mass)) / p.dt
     contact = min(p.contact_cost_weight * squared_forces(after), p.max_contact_cost)
     bonus = 0.0 if humanoid_terminated(after, p) else p.healthy_reward

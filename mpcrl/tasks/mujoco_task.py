@@ -7,8 +7,10 @@ the DeepMind Control Suite and Gymnasium-Robotics; `xml_task.py` makes one of an
 
 from __future__ import annotations
 
+import enum
 import functools
 import importlib
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -157,7 +159,7 @@ def _make_env(env_id: str, render_mode: str | None = None) -> Any:
         _import("dm_control", "dm-control")
         gymnasium.register_envs(_import("shimmy", "dm-control"))
     if env_id.startswith("gymnasium_robotics:"):
-        gymnasium.register_envs(_import("gymnasium_robotics", "robotics"))
+        _mend(_import("gymnasium_robotics.utils.mujoco_utils", "robotics"))
     # MuJoCo 3.17 warns about an attribute of Gymnasium's own models, on the screen and in a file of the working folder
     loud = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
@@ -167,8 +169,16 @@ def _make_env(env_id: str, render_mode: str | None = None) -> Any:
         mujoco.set_mju_user_warning(loud)
 
 
+def _mend(utils: Any) -> None:
+    """Gymnasium-Robotics 1.4.2 looks for NumPy integers among MuJoCo's enums, to which only Python's are equal now."""
+    mujoco = utils.mujoco
+    if np.int32(mujoco.mjtJoint.mjJNT_SLIDE) not in (mujoco.mjtJoint.mjJNT_SLIDE,):
+        joints = enum.IntEnum("mjtJoint", {name: int(kind) for name, kind in mujoco.mjtJoint.__members__.items()})
+        utils.mujoco = types.SimpleNamespace(**{**vars(mujoco), "mjtJoint": joints})
+
+
 def _import(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise missing(name, extra) from error
+        raise missing(name.partition(".")[0], extra) from error
