@@ -110,8 +110,9 @@ class MuJoCo:
         self._frame_skip = positive_integer("frame_skip", _chosen(frame_skip, task and task.frame_skip, 1))
         self._params = _chosen(params, task and task.params, NoParams())
         self._fields = lanes.fields_of(self._params)
-        kinds = getattr(type(self._params), "__annotations__", {})
-        self._integers = tuple(kinds.get(f.name) in (int, "int") for f in self._fields)
+        kinds = getattr(type(self._params), "__annotations__", {})  # as text in a ForwardRef, where they are put off
+        named = [kinds.get(f.name) for f in self._fields]
+        self._integers = tuple(getattr(kind, "__forward_arg__", kind) in (int, "int") for kind in named)
         self._task = task
         self._risk = risk or Mean()
         model, self._example = _load(source)
@@ -229,9 +230,13 @@ class MuJoCo:
         return self._example.copy()
 
     def _coerced(self, params: Any) -> tuple[Any, ...]:
-        values = lanes.coerce(params, self._fields, self.dtype)
-        given = zip(self._fields, self._integers, values, strict=True)
-        return tuple(int(value) if integer and f.shape is None else value for f, integer, value in given)
+        values = list(lanes.coerce(params, self._fields, self.dtype))
+        for i, (field, integer) in enumerate(zip(self._fields, self._integers, strict=True)):
+            if integer and field.shape is None:
+                if values[i] != int(values[i]):
+                    raise InvalidInput(f"params.{field.name} is annotated int, got {params[i]!r}")
+                values[i] = int(values[i])
+        return tuple(values)
 
     def _checked(self, state: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         state = np.ascontiguousarray(state, np.float64)
