@@ -77,6 +77,23 @@ class MujocoTask(Task):
         mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
         return state
 
+    def observation(self, env: Any, state: np.ndarray) -> np.ndarray:
+        """What `env` would show of a state, by its own function: one vector, parts of a dictionary in their order.
+
+        As a function of the state alone: derived fields belong to it, also where the environment shows older ones.
+        `env` is left in that state; use one that no episode runs in.
+        """
+        import mujoco
+
+        model, data = simulation(env)
+        mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(model, data)
+        inner = env.unwrapped
+        if hasattr(inner, "_get_obs"):
+            mujoco.mj_rnePostConstraint(model, data)
+            return flat(inner._get_obs())
+        return flat(inner.task.get_observation(inner.physics))  # dm_control, through shimmy
+
     def params_of(self, env: Any) -> Any:
         """The parameters of the episode that `env` was reset to."""
         return self.params if self.read_params is None else self.read_params(self.mj_model(env), env)
@@ -150,6 +167,12 @@ def simulation(env: Any) -> tuple[Any, Any]:
     if physics is not None:
         return physics.model.ptr, physics.data.ptr
     raise InvalidInput(f"{env} does not simulate with MuJoCo: it has neither an MjModel nor dm_control's physics")
+
+
+def flat(observation: Any) -> np.ndarray:
+    """An observation as one vector."""
+    parts = observation.values() if isinstance(observation, Mapping) else [observation]
+    return np.concatenate([np.ravel(part) for part in parts]).astype(np.float64)
 
 
 def _make_env(env_id: str, render_mode: str | None = None) -> Any:

@@ -142,7 +142,7 @@ class XmlEnv:
         mujoco.mj_forward(self.model, self.data)
         given = self._given(self.model, self) if callable(self._given) else self._given
         self.params = NoParams() if given is None else given
-        return self._observation(), {}
+        return self._get_obs(), {}
 
     def step(self, u: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold a control [nu] for one control step."""
@@ -156,11 +156,11 @@ class XmlEnv:
         after = self._recorded()
         truncated = self._steps + 1 >= self._episode_steps
         if self.data.warning.number.any():
-            return self._observation(), -np.inf, True, truncated, {}
+            return self._get_obs(), -np.inf, True, truncated, {}
         ends = self._functions["terminated"]
         reward = -float(self._functions["cost"](before, u, after, self._steps, self.params))
         self._steps += 1
-        return self._observation(), reward, bool(ends and ends(after, self.params)), truncated, {}
+        return self._get_obs(), reward, bool(ends and ends(after, self.params)), truncated, {}
 
     def render(self) -> np.ndarray:
         """The scene, uint8 [height, width, 3]."""
@@ -184,7 +184,7 @@ class XmlEnv:
     def _recorded(self) -> Any:
         return self._record(*(getattr(self.data, name).copy() for name in self._record._fields))
 
-    def _observation(self) -> np.ndarray:
+    def _get_obs(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel])
 
 
