@@ -117,7 +117,7 @@ class RigParams(NamedTuple):
 class IndexParams(NamedTuple):
     """A parameter that indexes."""
 
-    index: int
+    place: int
     weight: float = 1
 
 
@@ -242,10 +242,10 @@ def test_body_forces_are_those_of_a_loop(integrator: str) -> None:
 
 def test_integers_index_and_numbers_do_not_become_integers() -> None:
     def cost(before: Any, u: Any, after: Any, t: int, p: IndexParams) -> float:
-        return p.weight * after.qpos[p.index]
+        return p.weight * after.qpos[p.place]
 
     start, candidates = rig_start(), Candidates.from_rows(rig_controls(2, 1))
-    model = MuJoCo(rig(), cost=cost, params=IndexParams(index=2))
+    model = MuJoCo(rig(), cost=cost, params=IndexParams(place=2))
     heights = model.rollout(start, candidates.rows(), 0, None)[:, 1, 3]
     for weight in (1, 0.5):
         costs = model.costs(start, candidates, 0, IndexParams(2, weight), ONE)
@@ -501,7 +501,7 @@ def test_unbounded_actuators_are_named() -> None:
         ({"fields": ("qpos", "ncon")}, "arrays of numbers"),
         ({"fields": ("qpos", "plugin_state")}, "arrays of numbers"),
         ({"fields": ("qpos", "qfrc_inverse")}, "mj_step does not compute 'qfrc_inverse'"),
-        ({"params": IndexParams(index=0.5)}, "params.index is annotated int, got 0.5"),
+        ({"params": IndexParams(0.5)}, "params.place is annotated int, got 0.5"),  # type: ignore[arg-type]
         ({"frame_skip": 0}, "frame_skip must be an integer of at least 1"),
         ({"params": {"force": 1.0}}, "params must be a NamedTuple"),
         ({"fields": ("qvel",)}, r"test_mujoco\.py:\d+: cost raised AttributeError.*recorded fields are qvel"),

@@ -102,7 +102,7 @@ def spin(model: Any, data: Any, rng: np.random.Generator) -> None:
 
 def reach(model: Any, data: Any, rng: np.random.Generator) -> None:
     """The joints that bring the finger of two equally long links to the target."""
-    x, y, link = *model.geom("target").pos[:2], model.body("hand").pos[0]
+    (x, y, _), link = model.geom("target").pos, model.body("hand").pos[0]
     wrist = math.acos(min(1.0, (x * x + y * y) / (2 * link * link) - 1.0))
     data.joint("wrist").qpos[:], data.joint("shoulder").qpos[:] = wrist, math.atan2(y, x) - wrist / 2
     data.qvel[:] = 0.0

@@ -7,7 +7,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba.core.errors import NumbaError
@@ -21,7 +21,7 @@ from mpcrl.core.threads import ThreadBudget
 from mpcrl.models import physics, scalar
 from mpcrl.models.physics import mujoco
 from mpcrl.models.risk import Mean, Risk
-from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.mujoco_task import MujocoTask, NoParams, control_bounds, load_model
 
 _RECORD_BYTES = 2**26
 """Memory for recorded fields; more samples than fit are simulated one part after the other."""
@@ -29,10 +29,6 @@ _RECORD_BYTES = 2**26
 
 _DRAWING, _JUDGING = 1e-8, 2e-8
 """Seconds, roughly, to draw one number of a candidate and to evaluate the cost belonging to it."""
-
-
-class NoParams(NamedTuple):
-    """The parameters of a cost that has none."""
 
 
 class MuJoCo:
@@ -113,7 +109,9 @@ class MuJoCo:
         kinds = getattr(type(self._params), "__annotations__", {})  # as text in a ForwardRef, where they are put off
         named = [kinds.get(f.name) for f in self._fields]
         self._integers = tuple(getattr(kind, "__forward_arg__", kind) in (int, "int") for kind in named)
-        self._task = task
+        self._apply = task.apply if task else None
+        self._bounds = (task.control_low, task.control_high) if task and task.apply else None
+        self._reported = task.cost if task and self._cost is task.planning_cost else None
         self._risk = risk or Mean()
         model, self._example = _load(source)
         self.use([model] if scenarios is None else scenarios)
@@ -136,28 +134,21 @@ class MuJoCo:
         sizes = {(m.nq, m.nv, m.na, m.nu, m.nmocap, m.nbody, m.nsensordata, physics.state_size(m)) for m in models}
         if len(sizes) > 1:
             raise InvalidInput("all scenarios must have the same numbers of joints, actuators, bodies and sensors")
-        self._recording = physics.Recording.of(
-            models, self._frame_skip, self._names, self._current, self._task and self._task.apply
-        )
+        self._recording = physics.Recording.of(models, self._frame_skip, self._names, self._current, self._apply)
         self._physics = physics.physics_for(self._recording)
         model = self._recording.models[0]
         self.nx, self.nu = physics.state_size(model), model.nu
-        if self._task is not None and self._task.apply is not None:
-            self.nu = self._task.nu
+        if self._bounds is not None:
+            self.nu = self._bounds[0].size
         self.dt = self._frame_skip * model.opt.timestep
 
     @property
     def control_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds [nu] of the controls: the actuators' ctrlrange, or those of a task that applies its
         controls itself."""
-        if self._task is not None and self._task.apply is not None:
-            return self._task.control_low.copy(), self._task.control_high.copy()
-        model = self._recording.models[0]
-        free = np.flatnonzero(~model.actuator_ctrllimited.astype(bool))
-        if free.size:
-            names = [model.actuator(int(i)).name or int(i) for i in free]
-            raise InvalidInput(f"actuators {names} have no control range; give them a ctrlrange in the model")
-        return model.actuator_ctrlrange[:, 0].copy(), model.actuator_ctrlrange[:, 1].copy()
+        if self._bounds is not None:
+            return self._bounds[0].copy(), self._bounds[1].copy()
+        return control_bounds(self._recording.models[0])
 
     def costs(
         self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget
@@ -221,9 +212,9 @@ class MuJoCo:
         record = self._module.Record
         arguments = record(*before), controls[0, 0], record(*after), t, params
         own = float(self._cost(*arguments))
-        if self._task is None or self._cost is not self._task.planning_cost:
+        if self._reported is None:
             return {"cost": own}
-        return {"cost": float(self._task.cost(*arguments)), "planning cost": own}
+        return {"cost": float(self._reported(*arguments)), "planning cost": own}
 
     def example_state(self) -> np.ndarray:
         """The state [nx] after the environment's first reset, or the model's own initial state."""
@@ -339,14 +330,7 @@ def _load(source: Any) -> tuple[mujoco.MjModel, np.ndarray]:
             return copy.copy(source.mj_model(env)), source.state(env)
         finally:
             env.close()
-    if isinstance(source, mujoco.MjModel):
-        model = source
-    else:
-        path = os.fspath(source)
-        try:
-            model = (mujoco.MjModel.from_binary_path if path.endswith(".mjb") else mujoco.MjModel.from_xml_path)(path)
-        except (ValueError, mujoco.FatalError) as error:
-            raise InvalidInput(f"cannot load a MuJoCo model from {path!r}: {error}") from error
+    model = source if isinstance(source, mujoco.MjModel) else load_model(source)
     state = np.empty(physics.state_size(model))
     mujoco.mj_getState(model, mujoco.MjData(model), state, physics.STATE)
     return model, state

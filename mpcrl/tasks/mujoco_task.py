@@ -7,18 +7,22 @@ the DeepMind Control Suite and Gymnasium-Robotics; `xml_task.py` makes one of an
 
 from __future__ import annotations
 
-import enum
 import functools
 import importlib
+import os
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mpcrl.core.errors import InvalidInput, missing
 from mpcrl.tasks.task import Task
+
+
+class NoParams(NamedTuple):
+    """The parameters of a cost that has none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,6 +173,25 @@ def simulation(env: Any) -> tuple[Any, Any]:
     raise InvalidInput(f"{env} does not simulate with MuJoCo: it has neither an MjModel nor dm_control's physics")
 
 
+def load_model(path: str | os.PathLike[str]) -> Any:
+    """An MjModel of an MJCF (XML) or MJB file."""
+    mujoco, path = _import("mujoco", "mujoco"), os.fspath(path)
+    try:
+        return (mujoco.MjModel.from_binary_path if path.endswith(".mjb") else mujoco.MjModel.from_xml_path)(path)
+    except (ValueError, mujoco.FatalError) as error:
+        raise InvalidInput(f"cannot load a MuJoCo model from {path!r}: {error}") from error
+
+
+def control_bounds(model: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper bounds [nu] of the controls of an MjModel: its actuators' ctrlrange."""
+    free = np.flatnonzero(~model.actuator_ctrllimited.astype(bool))
+    if free.size or not model.nu:
+        names = [model.actuator(int(i)).name or int(i) for i in free]
+        which = f"actuators {names} have no control range" if model.nu else "the model has no actuator"
+        raise InvalidInput(f"{which}; controls need actuators with a ctrlrange in the model")
+    return model.actuator_ctrlrange[:, 0].copy(), model.actuator_ctrlrange[:, 1].copy()
+
+
 def flat(observation: Any) -> np.ndarray:
     """An observation as one vector."""
     parts = observation.values() if isinstance(observation, Mapping) else [observation]
@@ -196,7 +219,7 @@ def _mend(utils: Any) -> None:
     """Gymnasium-Robotics 1.4.2 looks for NumPy integers among MuJoCo's enums, to which only Python's are equal now."""
     mujoco = utils.mujoco
     if np.int32(mujoco.mjtJoint.mjJNT_SLIDE) not in (mujoco.mjtJoint.mjJNT_SLIDE,):
-        joints = enum.IntEnum("mjtJoint", {name: int(kind) for name, kind in mujoco.mjtJoint.__members__.items()})
+        joints = types.SimpleNamespace(**{name: int(kind) for name, kind in mujoco.mjtJoint.__members__.items()})
         utils.mujoco = types.SimpleNamespace(**{**vars(mujoco), "mjtJoint": joints})
 
 

@@ -17,17 +17,12 @@ import os
 from collections import namedtuple
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mpcrl.core.checks import positive_integer
-from mpcrl.core.errors import InvalidInput, missing
-from mpcrl.tasks.mujoco_task import MujocoTask
-
-
-class NoParams(NamedTuple):
-    """The parameters of a cost that has none."""
+from mpcrl.tasks.mujoco_task import MujocoTask, NoParams, control_bounds, load_model
 
 
 def xml_task(
@@ -72,8 +67,8 @@ def xml_task(
     """
     path = Path(path).absolute()
     positive_integer("frame_skip", frame_skip)
-    pristine = _load(path)
-    low, high = _bounds(pristine, path)
+    pristine = load_model(path)
+    low, high = control_bounds(pristine)
     functions = {"cost": cost, "terminated": terminated, "reset": reset}
     make_env = functools.partial(XmlEnv, path, functions, params, fields, frame_skip, current, episode_steps)
     env = make_env()
@@ -117,11 +112,12 @@ class XmlEnv:
     ) -> None:
         self.render_mode = render_mode
         self.render_kwargs: dict[str, Any] = {"width": 480, "height": 480, "camera_id": -1}
-        self._pristine, self._functions, self._given = _load(path), functions, params
-        self._record = namedtuple("record", fields)  # type: ignore[misc]
+        self._pristine, self._functions, self._given = load_model(path), functions, params
+        self._fields, self._record = fields, namedtuple("record", fields)
         self._frame_skip, self._current, self._episode_steps = frame_skip, current, episode_steps
-        self._rng, self._steps, self._renderer = np.random.default_rng(), 0, None
-        self.model, self.data, self.params = self._pristine, None, NoParams()
+        self._rng, self._steps = np.random.default_rng(), 0
+        self._renderer: Any = None
+        self.model, self.data, self.params = self._pristine, _data(self._pristine), NoParams()
 
     @property
     def unwrapped(self) -> XmlEnv:
@@ -136,7 +132,7 @@ class XmlEnv:
             self._rng = np.random.default_rng(seed)
         self.close()
         self.model = copy.copy(self._pristine)
-        self.data, self._steps = mujoco.MjData(self.model), 0
+        self.data, self._steps = _data(self.model), 0
         if self._functions["reset"] is not None:
             self._functions["reset"](self.model, self.data, self._rng)
         mujoco.mj_forward(self.model, self.data)
@@ -182,27 +178,13 @@ class XmlEnv:
             self._renderer = None
 
     def _recorded(self) -> Any:
-        return self._record(*(getattr(self.data, name).copy() for name in self._record._fields))
+        return self._record(*(getattr(self.data, name).copy() for name in self._fields))
 
     def _get_obs(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel])
 
 
-def _load(path: Path) -> Any:
-    try:
-        import mujoco
-    except ImportError as error:
-        raise missing("mujoco", "mujoco") from error
-    try:
-        return mujoco.MjModel.from_xml_path(str(path))
-    except (ValueError, mujoco.FatalError) as error:
-        raise InvalidInput(f"cannot load a MuJoCo model from {str(path)!r}: {error}") from error
+def _data(model: Any) -> Any:
+    import mujoco
 
-
-def _bounds(model: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    free = np.flatnonzero(~model.actuator_ctrllimited.astype(bool))
-    if not model.nu or free.size:
-        names = [model.actuator(int(i)).name or int(i) for i in free]
-        which = f"its actuators {names} have none" if model.nu else "it has no actuator"
-        raise InvalidInput(f"{path.name}: a task needs actuators with a ctrlrange, and {which}")
-    return model.actuator_ctrlrange[:, 0].copy(), model.actuator_ctrlrange[:, 1].copy()
+    return mujoco.MjData(model)

@@ -58,8 +58,9 @@ def _to_body(after: Any, p: FingerParams) -> float:
 
 
 def _params(model: Any, env: Any) -> FingerParams:
-    names = ("tip", "target", "touchtop_pos", "spinner", "hinge_velocity")
-    return FingerParams(*(int(model.sensor(name).adr[0]) for name in names), radius=model.site("target").size[0])
+    sensors = ("tip", "target", "touchtop_pos", "spinner", "hinge_velocity")
+    tip, target, fingertip, hinge, velocity = (int(model.sensor(name).adr[0]) for name in sensors)
+    return FingerParams(tip, target, fingertip, hinge, velocity, model.site("target").size[0])
 
 
 _TURN = {"planner": "icem", "budget": 180, "horizon": 30, "iterations": 3}

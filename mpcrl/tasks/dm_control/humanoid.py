@@ -54,8 +54,8 @@ def planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) ->
 
 def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
     def params(model: Any, env: Any) -> HumanoidParams:
-        bodies = (model.body(body).id for body in ("torso", "head", "left_foot", "right_foot"))
-        return HumanoidParams(*bodies, velocity=int(model.sensor("torso_subtreelinvel").adr[0]), speed=speed)
+        torso, head, left, right = (model.body(part).id for part in ("torso", "head", "left_foot", "right_foot"))
+        return HumanoidParams(torso, head, left, right, int(model.sensor("torso_subtreelinvel").adr[0]), speed)
 
     return suite_task(
         f"humanoid-{name}",

@@ -43,8 +43,8 @@ def bring_ball() -> MujocoTask:
     """dm_control/manipulator-bring_ball-v0: grasp a ball and bring it to a place. Controls: four joints and a grip."""
 
     def params(model: Any, env: Any) -> ManipulatorParams:
-        sites = (model.site(name).id for name in ("ball", "target_ball", "grasp", "pinch"))
-        return ManipulatorParams(*sites, thumb=int(model.joint("thumb").qposadr[0]))
+        ball, target, grasp, pinch = (model.site(name).id for name in ("ball", "target_ball", "grasp", "pinch"))
+        return ManipulatorParams(ball, target, grasp, pinch, int(model.joint("thumb").qposadr[0]))
 
     return suite_task(
         "manipulator-bring_ball",
