@@ -256,7 +256,7 @@ def hopper() -> MujocoTask:
         params=lambda model, env: LeggedParams(
             dt=env.unwrapped.dt, min_z=0.7, max_z=math.inf, max_angle=0.2, max_state=100.0
         ),
-        preset={"planner": "icem", "budget": 150, "horizon": 60, "iterations": 3, "beta": 2.0},
+        preset={"planner": "icem", "budget": 100, "horizon": 50, "iterations": 3, "beta": 2.0},
     )
 
 
@@ -271,7 +271,7 @@ def walker2d() -> MujocoTask:
         params=lambda model, env: LeggedParams(
             dt=env.unwrapped.dt, min_z=0.8, max_z=2.0, max_angle=1.0, max_state=math.inf
         ),
-        preset={"planner": "icem", "budget": 240, "horizon": 60, "iterations": 4, "beta": 2.0},
+        preset={"planner": "icem", "budget": 120, "horizon": 50, "iterations": 4, "beta": 2.0},
     )
 
 
@@ -388,7 +388,7 @@ def humanoid() -> MujocoTask:
         params=lambda model, env: HumanoidParams(
             mass=model.body_mass.copy(), torso=model.body("torso").id, dt=env.unwrapped.dt
         ),
-        preset={"planner": "icem", "budget": 160, "horizon": 24, "iterations": 4, "beta": 2.0, "width": 0.3},
+        preset={"planner": "icem", "budget": 100, "horizon": 20, "iterations": 4, "beta": 2.0, "width": 0.3},
     )
 
 
@@ -414,5 +414,5 @@ def humanoid_standup() -> MujocoTask:
         fields=("qpos", "cfrc_ext"),
         cost=standup_cost,
         params=lambda model, env: StandupParams(timestep=model.opt.timestep),
-        preset={"planner": "icem", "budget": 160, "horizon": 24, "iterations": 4, "beta": 2.0},
+        preset={"planner": "icem", "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
     )

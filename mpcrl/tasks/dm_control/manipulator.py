@@ -52,5 +52,5 @@ def bring_ball() -> MujocoTask:
         cost=bring_ball_cost,
         planning_cost=bring_ball_planning_cost,
         params=params,
-        preset={"planner": "icem", "budget": 160, "horizon": 40, "iterations": 4},
+        preset={"planner": "icem", "budget": 100, "horizon": 30, "iterations": 3},
     )

@@ -52,7 +52,7 @@ def _task(links: int) -> MujocoTask:
         cost=cost,
         planning_cost=planning_cost,
         params=params,
-        preset={"planner": "icem", "budget": 120, "horizon": 40, "iterations": 3},
+        preset={"planner": "icem", "budget": 80, "horizon": 30, "iterations": 3},
     )
 
 
