@@ -224,7 +224,7 @@ class MuJoCo:
         values = list(lanes.coerce(params, self._fields, self.dtype))
         for i, (field, integer) in enumerate(zip(self._fields, self._integers, strict=True)):
             if integer and field.shape is None:
-                if values[i] != int(values[i]):
+                if not float(values[i]).is_integer():
                     raise InvalidInput(f"params.{field.name} is annotated int, got {params[i]!r}")
                 values[i] = int(values[i])
         return tuple(values)

@@ -45,7 +45,7 @@ def inverted_pendulum_terminated(after: Any, p: InvertedPendulumParams) -> bool:
 
 
 def inverted_pendulum() -> MujocoTask:
-    """InvertedPendulum-v5: keep a pole on a cart upright by a force on the cart in [-3, 3]."""
+    """Keep a pole on a cart upright by a force on the cart in [-3, 3]."""
     return mujoco_task(
         "InvertedPendulum-v5",
         fields=("qpos", "qvel"),
@@ -82,7 +82,7 @@ def double_pendulum_terminated(after: Any, p: DoublePendulumParams) -> bool:
 
 
 def inverted_double_pendulum() -> MujocoTask:
-    """InvertedDoublePendulum-v5: keep two poles on a cart upright by a force on the cart in [-1, 1]."""
+    """Keep two poles on a cart upright by a force on the cart in [-1, 1]."""
     return mujoco_task(
         "InvertedDoublePendulum-v5",
         fields=("site_xpos", "qvel"),
@@ -110,7 +110,7 @@ def reacher_cost(before: Any, u: Any, after: Any, t: int, p: ReacherParams) -> f
 
 
 def reacher() -> MujocoTask:
-    """Reacher-v5: bring a two-link arm's tip to a random target. Controls are two torques in [-1, 1]."""
+    """Bring a two-link arm's tip to a random target. Controls are two torques in [-1, 1]."""
     return mujoco_task(
         "Reacher-v5",
         fields=("xpos",),
@@ -155,7 +155,7 @@ def pusher_planning_cost(before: Any, u: Any, after: Any, t: int, p: PusherParam
 
 
 def pusher() -> MujocoTask:
-    """Pusher-v5: push a cylinder to a goal with a seven-joint arm. Controls are seven torques in [-2, 2]."""
+    """Push a cylinder to a goal with a seven-joint arm. Controls are seven torques in [-2, 2]."""
     return mujoco_task(
         "Pusher-v5",
         fields=("xpos",),
@@ -182,7 +182,7 @@ def forward_cost(before: Any, u: Any, after: Any, t: int, p: ForwardParams) -> f
 
 
 def half_cheetah() -> MujocoTask:
-    """HalfCheetah-v5: run forward. Controls are six joint torques in [-1, 1]."""
+    """Run forward. Controls are six joint torques in [-1, 1]."""
     return mujoco_task(
         "HalfCheetah-v5",
         fields=("qpos",),
@@ -193,7 +193,7 @@ def half_cheetah() -> MujocoTask:
 
 
 def swimmer() -> MujocoTask:
-    """Swimmer-v5: swim forward with three links in a viscous fluid. Controls are two torques in [-1, 1]."""
+    """Swim forward with three links in a viscous fluid. Controls are two torques in [-1, 1]."""
     return mujoco_task(
         "Swimmer-v5",
         fields=("qpos",),
@@ -246,7 +246,7 @@ def legged_planning_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParam
 
 
 def hopper() -> MujocoTask:
-    """Hopper-v5: hop forward on one leg without falling. Controls are three joint torques in [-1, 1]."""
+    """Hop forward on one leg without falling. Controls are three joint torques in [-1, 1]."""
     return mujoco_task(
         "Hopper-v5",
         fields=("qpos", "qvel"),
@@ -261,7 +261,7 @@ def hopper() -> MujocoTask:
 
 
 def walker2d() -> MujocoTask:
-    """Walker2d-v5: walk forward on two legs without falling. Controls are six joint torques in [-1, 1]."""
+    """Walk forward on two legs without falling. Controls are six joint torques in [-1, 1]."""
     return mujoco_task(
         "Walker2d-v5",
         fields=("qpos", "qvel"),
@@ -309,7 +309,7 @@ def ant_cost(before: Any, u: Any, after: Any, t: int, p: AntParams) -> float:
 
 
 def ant() -> MujocoTask:
-    """Ant-v5: run forward on four legs. Controls are eight joint torques in [-1, 1]."""
+    """Run forward on four legs. Controls are eight joint torques in [-1, 1]."""
     return mujoco_task(
         "Ant-v5",
         fields=("qpos", "qvel", "xpos", "cfrc_ext"),
@@ -378,7 +378,7 @@ def humanoid_planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidP
 
 
 def humanoid() -> MujocoTask:
-    """Humanoid-v5: walk forward on two legs without falling. Controls are 17 joint torques in [-0.4, 0.4]."""
+    """Walk forward on two legs without falling. Controls are 17 joint torques in [-0.4, 0.4]."""
     return mujoco_task(
         "Humanoid-v5",
         fields=("qpos", "xipos", "xmat", "cfrc_ext"),
@@ -408,7 +408,7 @@ def standup_cost(before: Any, u: Any, after: Any, t: int, p: StandupParams) -> f
 
 
 def humanoid_standup() -> MujocoTask:
-    """HumanoidStandup-v5: get up from lying on the back. Controls are 17 joint torques in [-0.4, 0.4]."""
+    """Get up from lying on the back. Controls are 17 joint torques in [-0.4, 0.4]."""
     return mujoco_task(
         "HumanoidStandup-v5",
         fields=("qpos", "cfrc_ext"),

@@ -84,11 +84,11 @@ def _fetch(name: str, cost: Any) -> MujocoTask:
 
 
 def fetch_pick_and_place() -> MujocoTask:
-    """FetchPickAndPlace-v4: grasp a block and bring it to a place on the table or above it. Controls move the gripper
+    """Grasp a block and bring it to a place on the table or above it. Controls move the gripper
     along three axes, and its fingers."""
     return _fetch("FetchPickAndPlace-v4", sparse_cost)
 
 
 def fetch_pick_and_place_dense() -> MujocoTask:
-    """FetchPickAndPlaceDense-v4: the same, with the distance as the reward."""
+    """Grasp a block and bring it to a place, with the distance as the reward."""
     return _fetch("FetchPickAndPlaceDense-v4", dense_cost)

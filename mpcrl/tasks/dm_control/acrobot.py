@@ -64,7 +64,7 @@ _PRESET = {"planner": "icem", "budget": 300, "horizon": 200, "iterations": 6, "k
 
 
 def swingup() -> MujocoTask:
-    """dm_control/acrobot-swingup-v0: bring the tip of two links up by a motor between them, and hold it there."""
+    """Bring the tip of two links up by a motor between them, and hold it there."""
     return suite_task(
         "acrobot-swingup",
         fields=("qpos", "qvel"),
@@ -76,7 +76,7 @@ def swingup() -> MujocoTask:
 
 
 def swingup_sparse() -> MujocoTask:
-    """dm_control/acrobot-swingup_sparse-v0: the same, with a reward in the target only."""
+    """Bring the tip of two links into a target by a motor between them, with a reward there only."""
     return suite_task(
         "acrobot-swingup_sparse",
         fields=("qpos", "qvel"),

@@ -36,7 +36,7 @@ def catch_planning_cost(before: Any, u: Any, after: Any, t: int, p: BallInCupPar
 
 
 def catch() -> MujocoTask:
-    """dm_control/ball_in_cup-catch-v0: swing a ball on a string into a cup."""
+    """Swing a ball on a string into a cup."""
 
     def params(model: Any, env: Any) -> BallInCupParams:
         size, radius = model.site("target").size, model.geom("ball").size[0]

@@ -50,14 +50,14 @@ _BALANCE = {"planner": "icem", "budget": 40, "horizon": 50, "iterations": 2, "kn
 
 
 def balance() -> MujocoTask:
-    """dm_control/cartpole-balance-v0: keep an almost upright pole up. The control is a force in units of 10 N."""
+    """Keep an almost upright pole up. The control is a force in units of 10 N."""
     return suite_task(
         "cartpole-balance", fields=("qpos", "qvel"), cost=smooth_cost, params=CartpoleParams(), preset=_BALANCE
     )
 
 
 def balance_sparse() -> MujocoTask:
-    """dm_control/cartpole-balance_sparse-v0: the same, with a reward near the goal only."""
+    """Keep an almost upright pole up, with a reward near the goal only."""
     return suite_task(
         "cartpole-balance_sparse",
         fields=("qpos", "qvel"),
@@ -69,14 +69,14 @@ def balance_sparse() -> MujocoTask:
 
 
 def swingup() -> MujocoTask:
-    """dm_control/cartpole-swingup-v0: swing a hanging pole up and hold it. The control is a force in units of 10 N."""
+    """Swing a hanging pole up and hold it. The control is a force in units of 10 N."""
     return suite_task(
         "cartpole-swingup", fields=("qpos", "qvel"), cost=smooth_cost, params=CartpoleParams(), preset=_SWING
     )
 
 
 def swingup_sparse() -> MujocoTask:
-    """dm_control/cartpole-swingup_sparse-v0: the same, with a reward near the goal only."""
+    """Swing a hanging pole up and hold it, with a reward near the goal only."""
     return suite_task(
         "cartpole-swingup_sparse",
         fields=("qpos", "qvel"),
@@ -88,7 +88,7 @@ def swingup_sparse() -> MujocoTask:
 
 
 def two_poles() -> MujocoTask:
-    """dm_control/cartpole-two_poles-v0: swing up two poles, one on the other."""
+    """Swing up two poles, one on the other."""
     return suite_task(
         "cartpole-two_poles",
         fields=("qpos", "qvel"),

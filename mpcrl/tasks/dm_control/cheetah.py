@@ -21,7 +21,7 @@ def run_cost(before: Any, u: Any, after: Any, t: int, p: CheetahParams) -> float
 
 
 def run() -> MujocoTask:
-    """dm_control/cheetah-run-v0: run forward at 10 m/s. Controls are six joint torques."""
+    """Run forward at 10 m/s. Controls are six joint torques."""
     return suite_task(
         "cheetah-run",
         fields=("sensordata",),

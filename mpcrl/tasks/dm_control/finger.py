@@ -67,7 +67,7 @@ _TURN = {"planner": "icem", "budget": 180, "horizon": 30, "iterations": 3}
 
 
 def spin() -> MujocoTask:
-    """dm_control/finger-spin-v0: keep a body on a hinge spinning with a two-joint finger."""
+    """Keep a body on a hinge spinning with a two-joint finger."""
     return suite_task(
         "finger-spin",
         fields=("sensordata",),
@@ -79,7 +79,7 @@ def spin() -> MujocoTask:
 
 
 def turn_easy() -> MujocoTask:
-    """dm_control/finger-turn_easy-v0: turn a body on a hinge until its tip is in a target of 7 cm."""
+    """Turn a body on a hinge until its tip is in a target of 7 cm."""
     return suite_task(
         "finger-turn_easy",
         fields=("sensordata",),
@@ -91,7 +91,7 @@ def turn_easy() -> MujocoTask:
 
 
 def turn_hard() -> MujocoTask:
-    """dm_control/finger-turn_hard-v0: turn a body on a hinge until its tip is in a target of 3 cm."""
+    """Turn a body on a hinge until its tip is in a target of 3 cm."""
     return suite_task(
         "finger-turn_hard",
         fields=("sensordata",),

@@ -47,7 +47,7 @@ _FIELDS = ("xmat", "geom_xpos")
 
 
 def upright() -> MujocoTask:
-    """dm_control/fish-upright-v0: turn upright in the water. Controls are set angles of tail and fins."""
+    """Turn upright in the water. Controls are set angles of tail and fins."""
     return suite_task(
         "fish-upright",
         fields=_FIELDS,
@@ -58,7 +58,7 @@ def upright() -> MujocoTask:
 
 
 def swim() -> MujocoTask:
-    """dm_control/fish-swim-v0: swim to a random place. Controls are set angles of tail and fins."""
+    """Swim to a random place. Controls are set angles of tail and fins."""
     return suite_task(
         "fish-swim",
         fields=_FIELDS,

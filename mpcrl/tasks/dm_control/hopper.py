@@ -74,7 +74,7 @@ _FIELDS = ("xipos", "xmat", "subtree_com", "sensordata")
 
 
 def stand() -> MujocoTask:
-    """dm_control/hopper-stand-v0: get up on one leg and stand. Controls are four joint torques."""
+    """Get up on one leg and stand. Controls are four joint torques."""
     return suite_task(
         "hopper-stand",
         fields=_FIELDS,
@@ -86,7 +86,7 @@ def stand() -> MujocoTask:
 
 
 def hop() -> MujocoTask:
-    """dm_control/hopper-hop-v0: get up on one leg and hop forward at 2 m/s. Controls are four joint torques."""
+    """Get up on one leg and hop forward at 2 m/s. Controls are four joint torques."""
     return suite_task(
         "hopper-hop",
         fields=_FIELDS,

@@ -68,15 +68,15 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
 
 
 def stand() -> MujocoTask:
-    """dm_control/humanoid-stand-v0: get up and stand still. Controls are 21 joint torques."""
+    """Get up and stand still. Controls are 21 joint torques."""
     return _task("stand", 0.0)
 
 
 def walk() -> MujocoTask:
-    """dm_control/humanoid-walk-v0: get up and walk at 1 m/s, whichever way."""
+    """Get up and walk at 1 m/s, whichever way."""
     return _task("walk", 1.0)
 
 
 def run() -> MujocoTask:
-    """dm_control/humanoid-run-v0: get up and run at 10 m/s, whichever way."""
+    """Get up and run at 10 m/s, whichever way."""
     return _task("run", 10.0)

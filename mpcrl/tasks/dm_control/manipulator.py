@@ -40,7 +40,7 @@ def bring_ball_planning_cost(before: Any, u: Any, after: Any, t: int, p: Manipul
 
 
 def bring_ball() -> MujocoTask:
-    """dm_control/manipulator-bring_ball-v0: grasp a ball and bring it to a place. Controls: four joints and a grip."""
+    """Grasp a ball and bring it to a place. Controls: four joints and a grip."""
 
     def params(model: Any, env: Any) -> ManipulatorParams:
         ball, target, grasp, pinch = (model.site(name).id for name in ("ball", "target_ball", "grasp", "pinch"))

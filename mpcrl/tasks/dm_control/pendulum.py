@@ -31,7 +31,7 @@ def swingup_planning_cost(before: Any, u: Any, after: Any, t: int, p: PendulumPa
 
 
 def swingup() -> MujocoTask:
-    """dm_control/pendulum-swingup-v0: swing up a pole with a motor too weak to lift it, and hold it."""
+    """Swing up a pole with a motor too weak to lift it, and hold it."""
     return suite_task(
         "pendulum-swingup",
         fields=("xmat", "qvel"),

@@ -45,10 +45,10 @@ def _task(name: str) -> MujocoTask:
 
 
 def easy() -> MujocoTask:
-    """dm_control/point_mass-easy-v0: bring a mass to the middle by two forces, one per axis."""
+    """Bring a mass to the middle by two forces, one per axis."""
     return _task("easy")
 
 
 def hard() -> MujocoTask:
-    """dm_control/point_mass-hard-v0: the same, with forces along two directions that each episode draws anew."""
+    """Bring a mass to the middle by two forces whose directions each episode draws anew."""
     return _task("hard")

@@ -36,10 +36,10 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
 
 
 def walk() -> MujocoTask:
-    """dm_control/quadruped-walk-v0: get up on four legs and walk at 0.5 m/s. Controls are twelve set lengths."""
+    """Get up on four legs and walk at 0.5 m/s. Controls are twelve set lengths."""
     return _task("walk", 0.5)
 
 
 def run() -> MujocoTask:
-    """dm_control/quadruped-run-v0: get up on four legs and run at 5 m/s."""
+    """Get up on four legs and run at 5 m/s."""
     return _task("run", 5.0, budget=160, iterations=4)

@@ -52,10 +52,10 @@ def _task(name: str) -> MujocoTask:
 
 
 def easy() -> MujocoTask:
-    """dm_control/reacher-easy-v0: bring the tip of a two-link arm to a target of 5 cm. Controls are two torques."""
+    """Bring the tip of a two-link arm to a target of 5 cm. Controls are two torques."""
     return _task("easy")
 
 
 def hard() -> MujocoTask:
-    """dm_control/reacher-hard-v0: bring the tip of a two-link arm to a target of 1.5 cm."""
+    """Bring the tip of a two-link arm to a target of 1.5 cm."""
     return _task("hard")

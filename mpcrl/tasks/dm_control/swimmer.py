@@ -57,10 +57,10 @@ def _task(links: int) -> MujocoTask:
 
 
 def swimmer6() -> MujocoTask:
-    """dm_control/swimmer-swimmer6-v0: swim to a random place with six links. Controls are five joint torques."""
+    """Swim to a random place with six links. Controls are five joint torques."""
     return _task(6)
 
 
 def swimmer15() -> MujocoTask:
-    """dm_control/swimmer-swimmer15-v0: swim to a random place with 15 links. Controls are 14 joint torques."""
+    """Swim to a random place with 15 links. Controls are 14 joint torques."""
     return _task(15)

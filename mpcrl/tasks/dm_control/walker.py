@@ -57,15 +57,15 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
 
 
 def stand() -> MujocoTask:
-    """dm_control/walker-stand-v0: get up on two legs and stand. Controls are six joint torques."""
+    """Get up on two legs and stand. Controls are six joint torques."""
     return _task("stand", 0.0)
 
 
 def walk() -> MujocoTask:
-    """dm_control/walker-walk-v0: get up on two legs and walk at 1 m/s."""
+    """Get up on two legs and walk at 1 m/s."""
     return _task("walk", 1.0)
 
 
 def run() -> MujocoTask:
-    """dm_control/walker-run-v0: get up on two legs and run at 8 m/s."""
+    """Get up on two legs and run at 8 m/s."""
     return _task("run", 8.0, budget=360, iterations=6)
