@@ -372,7 +372,7 @@ class _Loop:
         states, controls, rewards, times = [state], [], [], []
         total, ended, counts = 0.0, "", self.counts
         while not ended:
-            plan = self.controller.plan(state, budget_ms=self.budget_ms)
+            plan = self.controller.plan(state, budget_ms=self.budget_ms, params=self.world.params)
             state, reward, ended = self.world.step(plan.control)
             states.append(state)
             controls.append(plan.control)

@@ -51,7 +51,15 @@ _JOINTS = 5
 
 
 class World(Protocol):
-    """One episode after the other of one task."""
+    """One episode after the other of one task.
+
+    Attributes
+    ----------
+    params : NamedTuple
+        Of the task, in this episode.
+    """
+
+    params: Any
 
     @property
     def control_names(self) -> tuple[str, ...]: ...
@@ -84,7 +92,7 @@ class AnalyticWorld:
     """A task's own functions in float64; the reward is minus the stage cost, as in its Gymnasium environment."""
 
     def __init__(self, task: AnalyticTask) -> None:
-        self.task = task
+        self.task, self.params = task, task.params
         self._state: tuple[float, ...] = ()
         self._steps = 0
 
@@ -122,7 +130,7 @@ class MujocoWorld:
     """A task's environment at Gymnasium."""
 
     def __init__(self, task: MujocoTask) -> None:
-        self.task = task
+        self.task, self.params = task, task.params
         self.edited = False
         """Whether the last reset left another MjModel than the one before; some environments edit theirs."""
         self._env = task.make_env()
@@ -136,12 +144,15 @@ class MujocoWorld:
     @property
     def control_names(self) -> tuple[str, ...]:
         """Of the actuators, or of what they pull at."""
+        if self.task.apply is not None:
+            return tuple(f"control {i}" for i in range(self.task.nu))
         return tuple(self._actuator(i) for i in range(self.task.nu))
 
     def reset(self, seed: int) -> np.ndarray:
         import mujoco
 
         self._env.reset(seed=seed)
+        self.params = self.task.params_of(self._env)
         buffer = np.empty(mujoco.mj_sizeModel(self.mj_model), np.uint8)
         mujoco.mj_saveModel(self.mj_model, None, buffer)
         self.edited, self._bytes = buffer.tobytes() != self._bytes, buffer.tobytes()
