@@ -19,9 +19,10 @@ from typing import Any
 import joblib
 import numpy as np
 
+from mpcrl.experiments.configure import planner_for
 from mpcrl.experiments.files import atomic
 from mpcrl.experiments.machine import processor
-from mpcrl.experiments.run import planner_for, run_task
+from mpcrl.experiments.run import run_task
 from mpcrl.planners import PRESETS
 from mpcrl.tasks.registry import make_task
 

@@ -18,6 +18,12 @@ def shown(metavar: str, text: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
 
 
+_MODE = "lockstep (the default: the world waits for the plan) or realtime (it does not)"
+_DELAY = "dead time in s, a multiple of the control period: the controller sees the state of so long ago"
+_NOISE = "standard deviation of noise on what the controller sees of the state"
+_PLANT_SCALE = "the plant's quantity over the model's, such as mass=1.3; may be given several times"
+
+
 def run(
     task: Annotated[str, shown("TASK", "one of those that `mpcrl list` shows")],
     /,
@@ -35,18 +41,26 @@ def run(
     steps: Annotated[int | None, shown("N", "control steps per episode; the whole episode by default")] = None,
     seed: Annotated[int, shown("N", "the same seed gives the same controls; 0 by default")] = 0,
     threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,
+    controls_per_plan: Annotated[int | None, shown("N", "controls taken of each plan; 1 by default")] = None,
+    mode: Annotated[str, shown("MODE", _MODE)] = "lockstep",
+    delay: Annotated[float, shown("S", _DELAY)] = 0.0,
+    noise: Annotated[float, shown("X", _NOISE)] = 0.0,
+    plant_scale: Annotated[tuple[str, ...], shown("NAME=X", _PLANT_SCALE)] = (),
     json: Annotated[Path | None, shown("FILE", "write the result to a file")] = None,
     out: Annotated[Path | None, shown("DIR", "write the result, a plot and the video to a folder")] = None,
     video: Annotated[bool, shown("", "make a video of the first episode; needs --out")] = False,
 ) -> int:
     """Control a task and show how it goes. What is not given is as the task's preset has it."""
     from mpcrl.experiments import display
-    from mpcrl.experiments.report import Outputs
-    from mpcrl.experiments.run import parse_options, planner_for, run_task
+    from mpcrl.experiments.conditions import Conditions, parse_scales
+    from mpcrl.experiments.configure import parse_options, planner_for
+    from mpcrl.experiments.outputs import Outputs
+    from mpcrl.experiments.run import run_task
     from mpcrl.experiments.video import settle_rendering
     from mpcrl.tasks.registry import make_task
 
     console, _ = display.consoles()
+    conditions = Conditions(mode=mode, delay=delay, noise=noise, plant_scale=parse_scales(plant_scale))
     outputs = Outputs(json=json, folder=out, video=video)
     no_video = settle_rendering(task, video)
     problem = make_task(task)
@@ -63,12 +77,110 @@ def run(
             seed=seed,
             threads=threads,
             budget_ms=budget_ms,
+            controls_per_plan=controls_per_plan,
+            conditions=conditions,
             on_step=line,
         )
     console.print(display.closing_table(result))
     for sentence in outputs.write(problem, result, no_video=no_video):
         console.print(sentence, soft_wrap=True)
     return 130 if result.interrupted else 0
+
+
+def compare(
+    file: Annotated[Path | None, shown("FILE", "a sweep in TOML; flags go before what it says")] = None,
+    /,
+    *,
+    out: Annotated[Path, shown("DIR", "where results are kept; what is there already is not run again")],
+    tasks: Annotated[str | None, shown("A,B", "tasks or suites: analytic, gym, dmc, dmc-easy")] = None,
+    planners: Annotated[
+        str | None,
+        shown("A,B", "such as icem,mppi:width=0.5, or suites: sampling, all; by default the tasks' own"),
+    ] = None,
+    models: Annotated[str | None, shown("A,B", "what predicts; auto by default")] = None,
+    budgets: Annotated[str | None, shown("N,M", "trajectories per control step; the tasks' own by default")] = None,
+    horizons: Annotated[str | None, shown("N,M", "control steps ahead; the tasks' own by default")] = None,
+    seeds: Annotated[str | None, shown("N", "how many (5 by default), or which: 0,3,7 or 100-119")] = None,
+    steps: Annotated[int | None, shown("N", "control steps per episode; the whole episode by default")] = None,
+    dtype: Annotated[str | None, shown("TYPE", "of analytic models: float32 (the default) or float64")] = None,
+    controls_per_plan: Annotated[int | None, shown("N", "controls taken of each plan; 1 by default")] = None,
+    mode: Annotated[str | None, shown("MODE", _MODE)] = None,
+    delay: Annotated[float | None, shown("S", _DELAY)] = None,
+    noise: Annotated[float | None, shown("X", _NOISE)] = None,
+    plant_scale: Annotated[tuple[str, ...], shown("NAME=X", _PLANT_SCALE)] = (),
+    backend: Annotated[str, shown("NAME", "loky (processes here, the default), dask or ray")] = "loky",
+    scheduler: Annotated[str | None, shown("ADDRESS", "of a Dask or Ray cluster; a local one by default")] = None,
+    workers: Annotated[int | None, shown("N", "processes; one per core by default")] = None,
+    threads: Annotated[int | None, shown("N", "divided among the workers; all that there are by default")] = None,
+) -> int:
+    """Run tasks x planners x models x budgets x horizons x seeds, and keep every result. Goes on where it stopped."""
+    from mpcrl.experiments import board, display
+    from mpcrl.experiments.machine import versions
+    from mpcrl.experiments.matrix import matrix_of, read_toml
+    from mpcrl.experiments.store import Store
+    from mpcrl.experiments.sweep import Sweep, sweep_fields
+    from mpcrl.experiments.tables import grouped, write_tables
+    from mpcrl.experiments.video import settle_rendering
+
+    console, errors = display.consoles()
+    flags = {
+        "tasks": tasks,
+        "planners": planners,
+        "models": models,
+        "budgets": budgets,
+        "horizons": horizons,
+        "seeds": seeds,
+        "steps": steps,
+        "dtype": dtype,
+        "controls_per_plan": controls_per_plan,
+        "mode": mode,
+        "delay": delay,
+        "noise": noise,
+        "plant_scale": plant_scale or None,
+    }
+    entries = read_toml(file) if file else {}
+    settle_rendering("", False)
+    matrix = matrix_of({**entries, **{key: value for key, value in flags.items() if value is not None}})
+    store = Store(out, versions())
+    sweep = Sweep(
+        configs=matrix.configs(),
+        seeds=matrix.seeds,
+        store=store,
+        backend=backend,
+        workers=workers,
+        threads=threads,
+        scheduler=scheduler,
+    )
+    with store.locked():
+        store.write_sweep(sweep_fields(sweep))
+        done, left = sweep.missing()
+        with board.SweepBoard(console, sweep.configs, done, len(left)) as told:
+            for record in sweep.execute(left) if left else ():
+                told(record)
+        results, _, damaged = store.records()
+        groups = grouped(results)
+        write_tables(groups, out)
+    console.print(board.sweep_table(groups))
+    for sentence in board.sweep_notes(out, told.failed, damaged):
+        errors.print(sentence)
+    console.print(f"tables: {out}/results.csv, summary.csv, timing.csv; next: mpcrl report {out}", soft_wrap=True)
+    return 1 if told.failed else 0
+
+
+def report(
+    folder: Annotated[Path, shown("DIR", "of the results, as `mpcrl compare --out` made it")],
+    /,
+    *,
+    tensorboard: Annotated[bool, shown("", "write events for TensorBoard as well")] = False,
+) -> int:
+    """Make pages and tables of a sweep's results: report.html, report.md, CSV, and Parquet where pyarrow is there."""
+    from mpcrl.experiments import display
+    from mpcrl.experiments.report import write_report
+
+    console, _ = display.consoles()
+    for sentence in write_report(folder, tensorboard=tensorboard):
+        console.print(sentence, soft_wrap=True)
+    return 0
 
 
 def list_names() -> int:
@@ -96,7 +208,8 @@ def warmup(
 ) -> int:
     """Compile the kernels of a task and keep them, so that later runs start at once."""
     from mpcrl.experiments import display
-    from mpcrl.experiments.run import planner_for, warm_up
+    from mpcrl.experiments.configure import planner_for
+    from mpcrl.experiments.run import warm_up
     from mpcrl.experiments.video import settle_rendering
     from mpcrl.tasks.registry import make_task
 
@@ -108,11 +221,18 @@ def warmup(
     return 0
 
 
-COMMANDS: dict[str, Callable[..., int]] = {"run": run, "list": list_names, "doctor": doctor, "warmup": warmup}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run,
+    "compare": compare,
+    "report": report,
+    "list": list_names,
+    "doctor": doctor,
+    "warmup": warmup,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code: 0 done, 2 bad input or a missing package, 130 interrupted.
+    """Run the command; its exit code: 0 done, 1 some runs failed, 2 bad input or a missing package, 130 interrupted.
 
     Parameters
     ----------

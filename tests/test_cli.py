@@ -20,10 +20,12 @@ import pytest
 import mpcrl
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput, UnknownName
-from mpcrl.experiments import display, machine, plots, report, video
+from mpcrl.experiments import display, machine, outputs, plots, video
+from mpcrl.experiments.configure import configuration, parse_options, planner_for
+from mpcrl.experiments.episode import Counts, Episode, Progress
 from mpcrl.experiments.files import atomic, writable_folder
-from mpcrl.experiments.report import Outputs
-from mpcrl.experiments.run import Episode, Progress, RunResult, configuration, parse_options, planner_for, run_task
+from mpcrl.experiments.outputs import Outputs
+from mpcrl.experiments.run import RunResult, run_task
 from mpcrl.experiments.worlds import world_of
 from mpcrl.planners import PLANNERS
 from mpcrl.tasks.registry import ANALYTIC_TASKS, TASKS, make_task
@@ -141,6 +143,21 @@ def test_anytime_planning_from_the_command(tmp_path, capsys) -> None:
     assert json.loads(file.read_text())["budget_ms"] == 20
 
 
+def test_conditions_from_the_command(tmp_path) -> None:
+    file = tmp_path / "run.json"
+    flags = "--mode realtime --delay 0.1 --noise 0.01 --plant-scale mass=1.2 --plant-scale gravity=0.9"
+    arguments = ["run", "pendulum-swingup", "--steps", "6", *flags.split(), "--controls-per-plan", "2"]
+    assert main([*arguments, "--json", str(file)]) == 0
+    run = json.loads(file.read_text())
+    assert run["controls_per_plan"] == 2
+    assert {key: value for key, value in run["conditions"].items() if key != "type"} == {
+        "mode": "realtime",
+        "delay": 0.1,
+        "noise": 0.01,
+        "plant_scale": {"gravity": 0.9, "mass": 1.2},
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -160,6 +177,11 @@ def test_anytime_planning_from_the_command(tmp_path, capsys) -> None:
         ("run lqr --steps 0", "steps must be an integer of at least 1, got 0"),
         ("run lqr --steps 100000", "an episode of 'lqr' has 60 control steps; got steps=100000"),
         ("run lqr --threads 4096", "threads must be an integer between 1 and"),
+        ("run lqr --mode realtme", "unknown mode 'realtme'; did you mean 'realtime'"),
+        ("run lqr --plant-scale weight=2", "task 'lqr' has no quantity 'weight' to scale"),
+        ("run lqr --plant-scale weight", "a plant scale is written name=factor, such as mass=1.3; got 'weight'"),
+        ("run pendulum-swingup --delay 0.07", "must be a multiple of the control period of 0.05 s"),
+        ("run lqr --controls-per-plan 0", "controls_per_plan must be an integer of at least 1"),
         ("run lqr --video", "add --out DIR"),
         ("run lqr --json .", "'.' is a folder"),
     ],
@@ -398,6 +420,7 @@ def wandering(name: str, steps: int) -> tuple:
         controls=np.array(controls),
         rewards=np.array(rewards),
         plan_ms=np.ones(steps),
+        counts=Counts(),
         ended="steps done",
         signals=world.signals(np.array(states)),
         control_names=world.control_names,
@@ -498,7 +521,7 @@ def test_what_cannot_be_drawn_is_said_in_one_line(tmp_path, monkeypatch) -> None
         raise AttributeError("'NoneType' object has\nno attribute 'glGetError'")
 
     assert last_sentence("it is dark") == "no video: it is dark"
-    monkeypatch.setattr(report, "save_video", broken)
+    monkeypatch.setattr(outputs, "save_video", broken)
     assert last_sentence() == "no video: 'NoneType' object has no attribute 'glGetError'"
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert any(

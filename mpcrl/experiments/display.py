@@ -18,15 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from mpcrl.experiments import machine as computer
-from mpcrl.experiments.run import MODELS, Progress, RunResult, planner_options
+from mpcrl.experiments.configure import MODELS, planner_options
+from mpcrl.experiments.episode import Progress
+from mpcrl.experiments.run import RunResult
+from mpcrl.experiments.suites import planner_suites, task_suites
 from mpcrl.experiments.video import working_renderer
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.registry import ANALYTIC_TASKS, TASKS
 from mpcrl.tasks.task import Task
 
-_REFRESH_S = 0.2
-_LINE_S = 5.0
+REFRESH_S, LINE_S = 0.2, 5.0
+"""Time between two states of progress: on a terminal, and where each is a line of its own."""
+
 _FILE_WIDTH = 140  # of what no terminal shows
 _RECENT = 25  # plans that the rate is the median of
 
@@ -59,7 +63,7 @@ class LiveLine:
         self._recent.append(progress.plan_ms)
         now = time.monotonic()
         self._shown = self._shown or now  # compiling before the first step is no reason for a line
-        if now - self._shown < (_REFRESH_S if self._live else _LINE_S):
+        if now - self._shown < (REFRESH_S if self._live else LINE_S):
             return
         self._shown = now
         plan_ms = float(np.median(self._recent))
@@ -88,7 +92,7 @@ def heading(task: Task, planner: Planner, threads: int | None) -> Text:
 
 def closing_table(result: RunResult) -> RenderableType:
     """Returns, plan times and how they compare with real time."""
-    table = _columns()
+    table = columns()
     for number, record in enumerate(result.records, 1):
         about = f"{len(record.controls)} steps, {record.ended}, seed {record.seed}"
         table.add_row(f"return of episode {number}", f"{record.total:,.2f}", about)
@@ -118,29 +122,34 @@ def _pace(result: RunResult) -> Text:
 
 
 def catalogue() -> RenderableType:
-    """All tasks, planners and models by name."""
-    tasks = _columns("bold cyan", justify="left")
+    """All tasks, planners, models and suites by name."""
+    tasks = columns("bold cyan", justify="left")
     for name, builder in TASKS.items():
         kind = "analytic" if name in ANALYTIC_TASKS else "MuJoCo"
         tasks.add_row(name, kind, _summary(builder))
-    planners = _columns("bold cyan", justify="left")
+    planners = columns("bold cyan", justify="left")
     for name, function in PLANNERS.items():
         options = ", ".join(f"{key}={value}" for key, value in planner_options(name).items())
         planners.add_row(name, Text.assemble(_summary(function), *([("\n" + options, "dim")] if options else [])))
-    models = _columns("bold cyan", justify="left")
+    models = columns("bold cyan", justify="left")
     for name, meaning in MODELS.items():
         models.add_row(name, meaning)
+    suites = columns("bold cyan", justify="left")
+    for kind, found in (("tasks", task_suites()), ("planners", planner_suites())):
+        for name, names in found.items():
+            suites.add_row(name, f"{len(names)} {kind}: {', '.join(names)}")
     return Group(
         *_section("Tasks", tasks),
         *_section("Planners, and what --option may set, with its default", planners),
         *_section("Models", models),
+        *_section("Suites, for `mpcrl compare`", suites),
     )
 
 
 def examination() -> RenderableType:
     """What this machine and installation can do, and how to get what is missing."""
     facts = computer.machine()
-    cores = _columns(justify="left")
+    cores = columns(justify="left")
     cores.add_row("CPU", f"{facts['cpu']} ({facts['microarchitecture']}, {facts['architecture']})")
     cores.add_row("cores", f"{facts['cores']}, of which this process may use {facts['usable_cores']}")
     limit = os.environ.get("NUMBA_NUM_THREADS")
@@ -152,13 +161,13 @@ def examination() -> RenderableType:
     cores.add_row("BLAS", ", ".join(computer.blas()) or "none loaded")
 
     cache = computer.kernel_cache()
-    kernels = _columns(justify="left")
+    kernels = columns(justify="left")
     kernels.add_row("folder", str(cache.folder))
     kernels.add_row("holds", f"{cache.files} compiled kernels, {cache.megabytes:.1f} MB")
     hint = "no: kernels compile in every process; set MPCRL_CACHE_DIR to a private, writable folder"
     kernels.add_row("writable", "yes" if cache.writable else _bad(hint))
 
-    rendering = _columns(justify="left")
+    rendering = columns(justify="left")
     drawing = "mujoco" in computer.versions()
     backend = working_renderer() if drawing else None
     without = "no way to draw without a screen; on Debian or Ubuntu: apt install libosmesa6"
@@ -167,10 +176,10 @@ def examination() -> RenderableType:
     video = computer.installed("imageio-ffmpeg")
     rendering.add_row("video", f"imageio-ffmpeg {video}" if video else _bad("imageio-ffmpeg is not installed"))
 
-    packages = _columns(justify="left")
+    packages = columns(justify="left")
     for name, number in computer.versions().items():
         packages.add_row(name, number)
-    missing = _columns(justify="left")
+    missing = columns(justify="left")
     for extra, names in computer.missing_packages().items():
         missing.add_row(", ".join(names), Text(f"pip install 'mpcrl[{extra}]'", style="yellow"))
     if not missing.row_count:
@@ -191,11 +200,7 @@ def consoles() -> tuple[Console, Console]:
     return results, Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
-def _bad(text: str) -> Text:
-    return Text(text, style="yellow")
-
-
-def _columns(style: str = "dim", justify: str = "right") -> Table:
+def columns(style: str = "dim", justify: str = "right") -> Table:
     """A table without lines; the second column is for numbers where it is flushed right."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style=style, no_wrap=True)
@@ -203,6 +208,10 @@ def _columns(style: str = "dim", justify: str = "right") -> Table:
     if justify == "right":
         table.add_column()
     return table
+
+
+def _bad(text: str) -> Text:
+    return Text(text, style="yellow")
 
 
 def _section(title: str, content: RenderableType) -> tuple[RenderableType, RenderableType]:

@@ -24,6 +24,19 @@ def atomic(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """As `atomic`, with an error that a user understands where the disk is full or cannot be written to."""
+    try:
+        with atomic(path) as scratch:
+            yield scratch
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot write {str(path)!r}: {error.strerror}; what is there already is whole, and the same command goes "
+            "on when that is mended"
+        ) from error
+
+
 def writable_folder(folder: Path) -> Path:
     """The folder, made if need be; an error now is better than one after the work.
 

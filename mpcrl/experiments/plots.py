@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from mpcrl.core.errors import missing
+from mpcrl.experiments.episode import Episode
 from mpcrl.experiments.files import atomic
-from mpcrl.experiments.run import Episode, RunResult
+from mpcrl.experiments.run import RunResult
 from mpcrl.experiments.worlds import Signals
 from mpcrl.tasks.task import Task
 
@@ -17,9 +18,9 @@ _STEPS = 3
 """More controls than this, which jump, cannot be told apart as lines."""
 
 # Okabe and Ito's palette (Color Universal Design, 2008), which colour-blind readers can tell apart, and two greys.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#999999")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#999999")
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -53,7 +54,7 @@ def save_plot(task: Task, result: RunResult, path: Path) -> None:
 
     episode = result.records[0]
     panels = _panels(episode)
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
+    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
         figure = Figure(figsize=(10.0, 4.9 + 1.9 * len(panels)), layout="constrained")
         FigureCanvasAgg(figure)
         heights = [2.3, *(1.9 for _ in panels), 2.3]
@@ -73,7 +74,7 @@ def _draw_returns(axes: Any, task: Task, result: RunResult) -> None:
     for number, record in enumerate(result.records):
         so_far = np.append(0.0, np.cumsum(record.rewards))
         time = np.arange(so_far.size) * task.dt
-        colour = _COLOURS[0] if number == 0 else "#9CBBD3"
+        colour = COLOURS[0] if number == 0 else "#9CBBD3"
         axes.plot(time, so_far, color=colour, linewidth=1.8 if number == 0 else 1.0, zorder=3 if number == 0 else 2)
     first = result.records[0]
     title = f"{result.task}   {result.planner['name']}, {result.budget} trajectories x {result.horizon} steps"
@@ -86,7 +87,7 @@ def _draw_returns(axes: Any, task: Task, result: RunResult) -> None:
         (len(first.rewards) * task.dt, first.total),
         xytext=(6, 0),
         textcoords="offset points",
-        color=_COLOURS[0],
+        color=COLOURS[0],
         weight="bold",
         va="center",
         annotation_clip=False,
@@ -96,7 +97,7 @@ def _draw_returns(axes: Any, task: Task, result: RunResult) -> None:
 def _draw_lines(axes: Any, signals: Signals, dt: float) -> None:
     """One line per signal, and a legend beside them."""
     time = np.arange(len(signals.values)) * dt
-    for name, colour, column in zip(signals.names, _COLOURS, signals.values.T, strict=False):
+    for name, colour, column in zip(signals.names, COLOURS, signals.values.T, strict=False):
         axes.plot(time, column, color=colour, linewidth=_line_width(time.size), label=name)
     axes.set_ylabel(signals.title)
     _legend(axes)
@@ -123,7 +124,7 @@ def _draw_controls(axes: Any, task: Task, episode: Episode) -> None:
     alike = np.ptp(low) == 0 and np.ptp(high) == 0
     values = episode.controls if alike else (2 * episode.controls - low - high) / (high - low)
     width = _line_width(len(values))
-    for name, colour, column in zip(episode.control_names, _COLOURS, values.T, strict=False):
+    for name, colour, column in zip(episode.control_names, COLOURS, values.T, strict=False):
         axes.stairs(column, edges, baseline=None, color=colour, linewidth=width, label=name)
     for bound in (low[0], high[0]) if alike else (-1.0, 1.0):
         axes.axhline(bound, color="#777777", linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)

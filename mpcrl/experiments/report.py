@@ -1,82 +1,255 @@
-"""What a run leaves behind: its numbers, a plot, a video."""
+"""What `mpcrl report` makes of a folder of results: pages, tables, and exports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from mpcrl.core.errors import InvalidInput, MpcrlError
-from mpcrl.experiments.files import atomic, writable_folder
-from mpcrl.experiments.plots import save_plot
-from mpcrl.experiments.run import RunResult
-from mpcrl.experiments.video import picture_count, save_video
-from mpcrl.tasks.task import Task
+import numpy as np
+
+from mpcrl.core.errors import InvalidInput, MissingDependency
+from mpcrl.experiments import export, figures
+from mpcrl.experiments.files import writable_folder, written
+from mpcrl.experiments.page import Block, Figure, Heading, Listing, Sentences, Table, markdown, webpage
+from mpcrl.experiments.scores import RULE, Scores, scores_of
+from mpcrl.experiments.statistics import Estimate, interquartile_mean, mean, stratified_interval
+from mpcrl.experiments.store import Store
+from mpcrl.experiments.tables import Group, Row, failure_rows, grouped, write_csv, write_tables
+
+_SHOWN = 20  # failures on the page; the file has all
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """Files to write; their folders are made, and found to be writable, before the run.
-
-    Attributes
-    ----------
-    json : Path or None
-        For the numbers.
-    folder : Path or None
-        For `run.json`, `run.png` and `run.mp4`.
-    video : bool
-        Whether to write the video.
+def write_report(folder: Path, *, tensorboard: bool = False) -> Iterator[str]:
+    """Read the results in a sweep's folder and write report.md, report.html and tables; one sentence about each.
 
     Raises
     ------
     InvalidInput
-        A folder cannot be made or written to, or there is none for the video.
+        There are no results, and why.
     """
+    if not (folder / "runs").is_dir():
+        raise InvalidInput(f"{str(folder)!r} holds no results; `mpcrl compare --out {folder} ...` makes some")
+    writable_folder(folder)
+    results, failures, damaged = Store(folder, {}).records()
+    failed = failure_rows(failures)
+    if failed:
+        write_csv(failed, folder / "failures.csv")
+        yield f"{len(failed)} runs failed: {folder / 'failures.csv'}"
+    if damaged:
+        yield f"{len(damaged)} damaged files were set aside, such as {damaged[0]}"
+    if not results:
+        why = f"all {len(failed)} runs failed, the first with: {failed[0]['error']}" if failed else "no run is finished"
+        raise InvalidInput(f"{str(folder)!r} holds no results: {why}")
+    groups = grouped(results)
+    tables = write_tables(groups, folder)
+    yield f"tables: {folder / 'results.csv'}, summary.csv, timing.csv"
+    if export.parquet(tables["results"], folder / "results.parquet"):
+        yield f"table: {folder / 'results.parquet'}"
+    if tensorboard:
+        yield f"TensorBoard: tensorboard --logdir {export.tensorboard(groups, folder / 'tensorboard')}"
+    blocks = list(_page(folder, groups, tables, failed, damaged))
+    (folder / "figures").mkdir(exist_ok=True)
+    for block in blocks:
+        if isinstance(block, Figure):
+            with written(folder / block.path) as scratch:
+                scratch.write_bytes(block.svg)
+    for name, text in (("report.md", markdown(blocks)), ("report.html", webpage(blocks))):
+        with written(folder / name) as scratch:
+            scratch.write_text(text)
+        yield f"report: {folder / name}"
 
-    json: Path | None
-    folder: Path | None
-    video: bool
 
-    def __post_init__(self) -> None:
-        if self.video and self.folder is None:
-            raise InvalidInput("a video needs a folder to be written to; add --out DIR")
-        if self.folder is not None:
-            writable_folder(self.folder)
-        if self.json is not None:
-            if self.json.is_dir():
-                raise InvalidInput(f"{str(self.json)!r} is a folder; give a file for the result, such as result.json")
-            writable_folder(self.json.parent)
+# ---- parts -------------------------------------------------------------------------------------------------------
+def _page(
+    folder: Path, groups: Sequence[Group], tables: dict[str, list[Row]], failed: Sequence[Row], damaged: Sequence[Path]
+) -> Iterator[Block]:
+    tasks = list(dict.fromkeys(group.task for group in groups))
+    runs = sum(len(group.records) for group in groups)
+    yield Heading(1, f"Comparison: {_count(len(groups), 'configuration')} on {_count(len(tasks), 'task')}")
+    yield Sentences(f"{_count(runs, 'run')}. " + " ".join(_caveats(folder, groups, failed, damaged)))
+    yield from _returns(tables["summary"], tasks)
+    scores = scores_of(groups)
+    if len(scores.methods) > 1:
+        yield from _overall(scores, groups)
+    try:
+        for name, caption, svg in figures.figures(groups, grouped(_records(groups), ("budget",)), scores):
+            yield Heading(2, _TITLES[name])
+            yield Figure(f"figures/{name}.svg", caption, svg)
+    except MissingDependency as error:
+        yield Sentences(f"There are no figures: {error}.")
+    yield from _times(groups)
+    if failed:
+        yield Heading(2, "Failed runs")
+        rows = [[r["task"], r["planner"], str(r["budget"]), str(r["seed"]), r["error"]] for r in failed[:_SHOWN]]
+        yield Table(("task", "planner", "budget", "seed", "error"), rows, frozenset({2, 3}))
+    yield from _provenance(groups)
 
-    def write(self, task: Task, result: RunResult, *, no_video: str = "") -> Iterator[str]:
-        """Write all files; one sentence about each, also where one cannot be made.
 
-        Parameters
-        ----------
-        task : Task
-        result : RunResult
-        no_video : str
-            Why it is known already that there can be no video.
-        """
-        for path in (self.json, self.folder and self.folder / "run.json"):
-            if path is not None:
-                with atomic(path) as scratch:
-                    scratch.write_text(result.to_json())
-                yield f"result: {path}"
-        if self.folder is None:
-            return
-        try:
-            save_plot(task, result, self.folder / "run.png")
-            yield f"plot: {self.folder / 'run.png'}"
-        except MpcrlError as error:
-            yield f"no plot: {error}"
-        if not self.video:
-            return
-        if result.interrupted:
-            no_video = "the run was interrupted"
-        if not no_video:
-            yield f"drawing {picture_count(task, result.records[0])} pictures for the video"
-            try:
-                save_video(task, result.records[0], self.folder / "run.mp4")
-            except Exception as error:  # noqa: BLE001  graphics drivers raise anything, and the run is over and well
-                no_video = " ".join(str(error).split()) or type(error).__name__
-        yield f"no video: {no_video}" if no_video else f"video: {self.folder / 'run.mp4'}"
+_TITLES = {
+    "scores": "Scores",
+    "profiles": "Performance profiles",
+    "improvement": "Probability of improvement",
+    "budget": "Return against budget",
+    "plan_time": "Return against plan time",
+    "curves": "Episodes",
+    "histograms": "Plan times",
+}
+
+
+def _caveats(folder: Path, groups: Sequence[Group], failed: Sequence[Row], damaged: Sequence[Path]) -> Iterator[str]:
+    """What a reader has to know before the numbers."""
+    if failed:
+        yield f"{_count(len(failed), 'run')} failed and {'is' if len(failed) == 1 else 'are'} not in the numbers."
+    if damaged:
+        yield f"{_count(len(damaged), 'damaged file')} set aside."
+    planned = _planned(folder)
+    there = {(group.hash, seed) for group in groups for seed in group.seeds}
+    if lacking := len(planned - there) - len(failed):
+        yield f"{_count(max(0, lacking), 'run')} of the last sweep still to be done." if lacking > 0 else ""
+    versions = {group.versions["mujoco"] for group in groups if "mujoco" in group.versions}
+    if len(versions) > 1:
+        listing = ", ".join(sorted(versions))
+        yield f"Results are from MuJoCo {listing}, which are never averaged: each is a configuration of its own."
+    if any(group.config["conditions"]["mode"] == "realtime" for group in groups):
+        yield "In real time, returns depend on the machine's speed."
+    few = min(len(group.records) for group in groups)
+    if few < 10:
+        yield (
+            f"Some configurations have {_count(few, 'run')} only: below 10 runs, 95% intervals of a single task's mean "
+            "contain the truth less often than they say (about 91% with 5)."
+        )
+
+
+def _returns(summary: Sequence[Row], tasks: Sequence[str]) -> Iterator[Block]:
+    yield Heading(2, "Returns")
+    yield Sentences(
+        "Mean and interquartile mean (of the middle half of the runs) with 95% bootstrap intervals, best mean first; "
+        "more is better."
+    )
+    for task in tasks:
+        mine = sorted((row for row in summary if row["task"] == task), key=lambda row: -row["mean"])
+        rows = [
+            [
+                row["method"],
+                str(row["runs"]),
+                *_cells(row, "mean"),
+                *_cells(row, "iqm"),
+                f"{_number(row['least'])} to {_number(row['most'])}",
+            ]
+            for row in mine
+        ]
+        if len(tasks) > 1:
+            yield Heading(3, task)
+        head = ("method" if len(tasks) > 1 else task, "runs", "mean", "95% interval", "IQM", "95% interval", "range")
+        yield Table(head, rows, frozenset({1, 2, 4}), frozenset({0}))
+
+
+def _overall(scores: Scores, groups: Sequence[Group]) -> Iterator[Block]:
+    yield Heading(
+        2, f"All {_count(len(scores.tasks), 'task')} together" if len(scores.tasks) > 1 else "Scores in numbers"
+    )
+    left_out = sorted({group.method for group in groups} - set(scores.methods))
+    absent = f" Not on every task, and so left out: {'; '.join(left_out)}." if left_out else ""
+    yield Sentences(f"{RULE} Bootstraps draw runs within each task.{absent}")
+    rows = []
+    for method in scores.methods:
+        found = [stratified_interval(scores.values[method], statistic) for statistic in (mean, interquartile_mean)]
+        runs = sum(values.size for values in scores.values[method])
+        rows.append([method, str(runs), *(cell for estimate in found for cell in _estimate_cells(estimate))])
+    head = ("method", "runs", "mean score", "95% interval", "IQM", "95% interval")
+    yield Table(head, rows, frozenset({1, 2, 4}), frozenset({0}))
+
+
+def _times(groups: Sequence[Group]) -> Iterator[Block]:
+    """Plan times in numbers, under their figure."""
+    rows = []
+    for group in groups:
+        times = [record["timing"]["plan_ms"] for record in group.records]
+        p50, p99 = (float(np.median([time[key] for time in times])) for key in ("p50", "p99"))
+        period = group.records[0]["timing"]["control_period_ms"]
+        threads = "/".join(sorted({str(record["machine"]["threads"]) for record in group.records}))
+        rows.append(
+            [group.task, group.method, f"{p50:.3g}", f"{p99:.3g}", f"{period:g}", f"{p50 / period:.2g}", threads]
+        )
+    cpus = Counter(record["machine"]["cpu"] for record in _records(groups))
+    yield Sentences(
+        "Medians over runs of each run's p50 and p99, in ms; a share of the control period below 1 keeps up with the "
+        f"world. Runs of a sweep share their machine's cores and memory. On: {', '.join(cpus)}."
+    )
+    head = ("task", "method", "p50", "p99", "control period", "share", "threads")
+    yield Table(head, rows, frozenset({2, 3, 4, 5, 6}))
+
+
+def _provenance(groups: Sequence[Group]) -> Iterator[Block]:
+    yield Heading(2, "Configurations and versions")
+    rows = [
+        [
+            group.hash,
+            group.task,
+            group.method,
+            str(group.config["budget"]),
+            str(group.config["horizon"]),
+            str(group.config["steps"]),
+            f"{group.config['model']}, {group.config['dtype']}",
+            ", ".join(f"{name} {version}" for name, version in group.versions.items()),
+            _ranges(group.seeds),
+        ]
+        for group in groups
+    ]
+    head = ("hash", "task", "method", "budget", "horizon", "steps", "model", "versions", "seeds")
+    yield Table(head, rows, frozenset({3, 4, 5}))
+    resolved = {f"{group.hash} {group.task}: {group.method}": group.config for group in groups}
+    yield Listing("Every configuration in full", json.dumps(resolved, indent=1))
+    facts: dict[str, Any] = {}
+    for record in _records(groups):
+        text = json.dumps({"versions": record["versions"], "machine": record["machine"]}, indent=1)
+        facts.setdefault(text, []).append(record["seed"])
+    listing = "\n\n".join(f"{_count(len(seeds), 'run')}:\n{text}" for text, seeds in facts.items())
+    yield Listing("Versions and machines", listing)
+
+
+def _planned(folder: Path) -> set[tuple[str, int]]:
+    """Runs that the last sweep was to do."""
+    try:
+        sweep = json.loads((folder / "sweep.json").read_text())
+        return {(hash_, seed) for hash_ in sweep["configs"] for seed in sweep["seeds"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _records(groups: Sequence[Group]) -> list[Any]:
+    return [record for group in groups for record in group.records]
+
+
+def _cells(row: Row, name: str) -> tuple[str, str]:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return _number(row[name]), f"{_number(low)} to {_number(high)}" if low == low else ""
+
+
+def _estimate_cells(found: Estimate) -> tuple[str, str]:
+    value, low, high = (float(number) for number in found)
+    return f"{value:.3f}", f"{low:.3f} to {high:.3f}" if low == low else ""
+
+
+def _number(value: float) -> str:
+    """About four digits, and a minus sign that cannot be taken for a hyphen."""
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """0, 1, 2, 5 as 0-2, 5."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -50,6 +52,19 @@ _JOINTS = 5
 """Joints of a robot that are shown: the first ones, which are nearest to its root."""
 
 
+SCALABLE: dict[str, tuple[str, ...]] = {
+    "mass": ("body_mass", "body_inertia"),
+    "gravity": ("opt.gravity",),
+    "friction": ("geom_friction", "pair_friction"),
+    "damping": ("dof_damping",),
+    "friction_loss": ("dof_frictionloss",),
+    "armature": ("dof_armature",),
+    "stiffness": ("jnt_stiffness",),
+    "gear": ("actuator_gear",),
+}
+"""What `--plant-scale` may name for a MuJoCo task, and the arrays of MjModel that it multiplies."""
+
+
 class World(Protocol):
     """One episode after the other of one task.
 
@@ -72,6 +87,10 @@ class World(Protocol):
         """Apply a control [nu] for one control period."""
         ...
 
+    def perturbed(self, state: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+        """A state [nx] with normal noise on what a sensor would measure of it."""
+        ...
+
     def signals(self, states: np.ndarray) -> tuple[Signals, ...]:
         """What is worth plotting of states [T, nx]."""
         ...
@@ -79,20 +98,36 @@ class World(Protocol):
     def close(self) -> None: ...
 
 
-def world_of(task: Task) -> World:
-    """The true dynamics of a task."""
+def world_of(task: Task, plant_scale: Mapping[str, float] | None = None) -> World:
+    """The true dynamics of a task; with `plant_scale`, dynamics that differ from it, see `Conditions`."""
+    check_scale(task, plant_scale or {})
     if isinstance(task, AnalyticTask):
-        return AnalyticWorld(task)
+        return AnalyticWorld(task, plant_scale or {})
     if isinstance(task, MujocoTask):
-        return MujocoWorld(task)
+        return MujocoWorld(task, plant_scale or {})
     raise InvalidInput(f"task {task.name!r} is a {type(task).__name__}, which there is no environment for")
+
+
+def check_scale(task: Task, plant_scale: Mapping[str, float]) -> None:
+    """Refuse a plant scale that the task has no quantity for."""
+    known: tuple[str, ...] = tuple(SCALABLE)
+    if isinstance(task, AnalyticTask):
+        values = task.params._asdict()
+        known = tuple(name for name, value in values.items() if np.asarray(value).dtype.kind == "f")
+    for name in plant_scale:
+        if name not in known:
+            raise InvalidInput(
+                f"task {task.name!r} has no quantity {name!r} to scale; it has {', '.join(known) or 'none'}"
+            )
 
 
 class AnalyticWorld:
     """A task's own functions in float64; the reward is minus the stage cost, as in its Gymnasium environment."""
 
-    def __init__(self, task: AnalyticTask) -> None:
+    def __init__(self, task: AnalyticTask, plant_scale: Mapping[str, float]) -> None:
         self.task, self.params = task, task.params
+        own = task.params
+        self._plant = own._replace(**{name: scale * getattr(own, name) for name, scale in plant_scale.items()})
         self._state: tuple[float, ...] = ()
         self._steps = 0
 
@@ -109,11 +144,14 @@ class AnalyticWorld:
         task, u = self.task, tuple(control.tolist())
         cost = task.cost(self._state, u, self._steps, task.params)
         reward = -float(sum(cost)) if isinstance(cost, tuple) else -float(cost)
-        self._state = tuple(map(float, task.step(self._state, u, task.params)))
+        self._state = tuple(map(float, task.step(self._state, u, self._plant)))
         self._steps += 1
         over = task.terminated is not None and task.terminated(self._state, task.params)
         ended = "terminated" if over else "time limit" if self._steps >= task.episode_steps else ""
         return Outcome(np.array(self._state), reward, ended)
+
+    def perturbed(self, state: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+        return state + deviation * rng.standard_normal(state.size)
 
     def signals(self, states: np.ndarray) -> tuple[Signals, ...]:
         """All states, or the first ones in two halves where they are many."""
@@ -129,10 +167,13 @@ class AnalyticWorld:
 class MujocoWorld:
     """A task's environment at Gymnasium."""
 
-    def __init__(self, task: MujocoTask) -> None:
+    def __init__(self, task: MujocoTask, plant_scale: Mapping[str, float]) -> None:
         self.task, self.params = task, task.params
         self.edited = False
         """Whether the last reset left another MjModel than the one before; some environments edit theirs."""
+        self.nominal_model: Any = None
+        """The MjModel of this episode as a planner may know it; `plant_scale` makes the one that moves differ."""
+        self._scale = plant_scale
         self._env = task.make_env()
         self._bytes = b""
 
@@ -151,17 +192,28 @@ class MujocoWorld:
     def reset(self, seed: int) -> np.ndarray:
         import mujoco
 
+        if self._scale and self._bytes:  # the environment's own edits would come on top of a scaled model
+            self._env.close()
+            self._env = self.task.make_env()
         self._env.reset(seed=seed)
         self.params = self.task.params_of(self._env)
         buffer = np.empty(mujoco.mj_sizeModel(self.mj_model), np.uint8)
         mujoco.mj_saveModel(self.mj_model, None, buffer)
         self.edited, self._bytes = buffer.tobytes() != self._bytes, buffer.tobytes()
+        self.nominal_model = self.mj_model
+        if self._scale:
+            self.nominal_model = copy.copy(self.mj_model)
+            _scale_model(self.mj_model, self._scale)
+            mujoco.mj_forward(self.mj_model, self.task.mj_data(self._env))  # dm_control steps from derived quantities
         return self.task.state(self._env)
 
     def step(self, control: np.ndarray) -> Outcome:
         _, reward, terminated, truncated, _ = self._env.step(control)
         ended = "terminated" if terminated else "time limit" if truncated else ""
         return Outcome(self.task.state(self._env), float(reward), ended)
+
+    def perturbed(self, state: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+        return noisy_state(self.mj_model, state, deviation, rng)
 
     def signals(self, states: np.ndarray) -> tuple[Signals, ...]:
         """Positions and velocities of the first joints with one degree of freedom: those that are one number each."""
@@ -196,3 +248,32 @@ class MujocoWorld:
         if own or int(model.actuator_trntype[index]) != int(mujoco.mjtTrn.mjTRN_JOINT):
             return own or f"control {index}"
         return model.joint(joint).name or f"control {index}"
+
+
+def noisy_state(model: Any, state: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """A MuJoCo state with noise on qpos, along the joints so that quaternions keep their length, and on qvel."""
+    import mujoco
+
+    kinds, noise = mujoco.mjtState, deviation * rng.standard_normal((2, model.nv))
+    whole, state = int(kinds.mjSTATE_INTEGRATION), state.copy()
+
+    def part(kind: int) -> np.ndarray:
+        """A view of one part, which lies behind those of the smaller bits."""
+        start = mujoco.mj_stateSize(model, whole & (kind - 1))
+        return state[start : start + mujoco.mj_stateSize(model, kind)]
+
+    mujoco.mj_integratePos(model, part(int(kinds.mjSTATE_QPOS)), noise[0], 1.0)
+    part(int(kinds.mjSTATE_QVEL))[:] += noise[1]
+    return state
+
+
+def _scale_model(model: Any, scale: Mapping[str, float]) -> None:
+    """Multiply arrays of an MjModel in place, and set what follows from them."""
+    import mujoco
+
+    for quantity, factor in scale.items():
+        for name in SCALABLE[quantity]:
+            owner, _, field = name.rpartition(".")
+            array = getattr(getattr(model, owner) if owner else model, field)
+            array *= factor
+    mujoco.mj_setConst(model, mujoco.MjData(model))

@@ -72,6 +72,10 @@ class MujocoTask(Task):
         """The MjModel that `env` simulates, live; environments may edit it in `reset`."""
         return simulation(env)[0]
 
+    def mj_data(self, env: Any) -> Any:
+        """The MjData that `env` simulates in, live."""
+        return simulation(env)[1]
+
     def state(self, env: Any) -> np.ndarray:
         """All that the next step of `env` depends on: mjSTATE_INTEGRATION [nstate], float64."""
         import mujoco

@@ -1,0 +1,127 @@
+"""Where runs are done: processes of this machine, or the workers of a Dask or Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from mpcrl.core.errors import InvalidInput, missing
+from mpcrl.core.threads import available_threads
+
+WorkerDied = TerminatedWorkerError
+"""What loky raises when a worker process ends before its run; Dask and Ray start another worker by themselves."""
+
+
+class Workers(NamedTuple):
+    """Processes that runs can be given to.
+
+    Attributes
+    ----------
+    number : int
+    local : bool
+        Whether they share this machine's cores.
+    parallel : callable
+        `parallel(threads)()` is a joblib.Parallel that yields results as they come, its workers with so many threads.
+    """
+
+    number: int
+    local: bool
+    parallel: Callable[[int], Callable[[], joblib.Parallel]]
+
+
+@contextlib.contextmanager
+def _loky(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
+    count = available_threads() if workers is None else workers
+
+    def parallel(threads: int) -> Callable[[], joblib.Parallel]:
+        def make() -> joblib.Parallel:
+            with joblib.parallel_config("loky", inner_max_num_threads=threads):
+                return _parallel(count)
+
+        return make
+
+    yield Workers(count, True, parallel)
+
+
+@contextlib.contextmanager
+def _dask(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
+    try:
+        from dask.distributed import Client, LocalCluster
+    except ImportError as error:
+        raise missing("dask.distributed", "dask") from error
+    with contextlib.ExitStack() as stack:
+        if scheduler is None:
+            count = available_threads() if workers is None else workers
+            target: Any = stack.enter_context(
+                LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, host="127.0.0.1")
+            )
+        else:
+            target = scheduler
+        try:
+            client = stack.enter_context(Client(target, timeout="20s"))
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"no Dask scheduler answers at {scheduler!r}: {error}") from error
+        present = len(client.scheduler_info(n_workers=-1)["workers"])
+        if not present:
+            raise InvalidInput(f"the Dask scheduler at {scheduler!r} has no workers; start some with: dask worker ...")
+        stack.enter_context(joblib.parallel_config("dask", client=client))
+        yield Workers(workers or present, scheduler is None, lambda threads: partial(_parallel, workers or present))
+
+
+@contextlib.contextmanager
+def _ray(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
+    try:
+        import ray
+        from ray.util.joblib.ray_backend import RayBackend
+    except ImportError as error:
+        raise missing("ray", "ray") from error
+
+    class Streaming(RayBackend):
+        """Ray's own backend gives results all at once, at the end; its pool can tell each as it comes."""
+
+        supports_return_generator = True
+
+    count = available_threads() if workers is None else workers
+    local = {"num_cpus": count, "include_dashboard": False} if scheduler is None else {}
+    try:
+        ray.init(address=scheduler or "local", log_to_driver=False, logging_level="ERROR", **local)
+    except (ConnectionError, ValueError) as error:
+        raise InvalidInput(f"no Ray cluster answers at {scheduler!r}: {error}") from error
+    try:
+        if workers is None:
+            count = int(ray.cluster_resources().get("CPU", 1))
+        joblib.register_parallel_backend("ray", Streaming)
+        with joblib.parallel_config("ray"):
+            yield Workers(count, scheduler is None, lambda threads: partial(_parallel, count))
+    finally:
+        ray.shutdown()
+
+
+def _parallel(count: int) -> joblib.Parallel:
+    """One run at a time and worker, the next ones at hand: they are too long for larger batches to pay."""
+    return joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+
+
+BACKENDS: dict[str, Callable[[int | None, str | None], contextlib.AbstractContextManager[Workers]]] = {
+    "loky": _loky,
+    "dask": _dask,
+    "ray": _ray,
+}
+"""What `--backend` may be."""
+
+
+def workers_of(backend: str, workers: int | None, scheduler: str | None) -> contextlib.AbstractContextManager[Workers]:
+    """Workers of a backend, while the context lasts.
+
+    Raises
+    ------
+    MissingDependency
+    InvalidInput
+        Nothing answers at the scheduler's address.
+    """
+    return BACKENDS[backend](workers, scheduler)

@@ -1,0 +1,211 @@
+"""From names and texts to the objects of a run: its planner, its model, and what JSON keeps of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mpcrl.core.checks import positive_integer
+from mpcrl.core.errors import InvalidInput, unknown_name
+from mpcrl.models.model import Model
+from mpcrl.planners import PLANNERS
+from mpcrl.planners.planner import Planner
+from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.task import AnalyticTask, Task
+
+MODELS = {
+    "auto": "the true model of the task: its own dynamics or its own physics",
+    "analytic": "the task's own functions, one trajectory per SIMD lane",
+    "mujoco": "MuJoCo's physics",
+}
+"""What `--model` may be."""
+
+_DTYPES = ("float32", "float64")
+_SIZES = ("budget", "horizon")
+
+
+class Predictor(NamedTuple):
+    """What a planner predicts with.
+
+    Attributes
+    ----------
+    name : str
+        One of `MODELS`, never "auto"; "custom" for a model that was passed in.
+    model : Model
+    follows : bool
+        Whether it is the world's own MjModel, which environments may edit at a reset.
+    """
+
+    name: str
+    model: Any  # a Model; one that follows also has `use`
+    follows: bool
+
+
+def planner_for(
+    task: Task,
+    name: str | None = None,
+    *,
+    budget: int | None = None,
+    horizon: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Planner:
+    """A planner by name; what is not given is as in the task's preset.
+
+    The preset's own options go with its planner, another planner has its defaults. Budget and horizon go with the task.
+
+    Parameters
+    ----------
+    name : str, optional
+    budget, horizon : int, optional
+    options : mapping of str, optional
+        Values, or text as typed on a command line, which is read as the type of the option.
+    """
+    name, arguments = planner_arguments(task, name, budget=budget, horizon=horizon, options=options)
+    return PLANNERS[name](**arguments)
+
+
+def planner_arguments(
+    task: Task,
+    name: str | None = None,
+    *,
+    budget: int | None = None,
+    horizon: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """Name and all arguments of the planner that `planner_for` makes, defaults included."""
+    preset = {key: value for key, value in task.preset.items() if key != "controls_per_plan"}
+    usual = preset.pop("planner", "icem")
+    name = usual if name is None else name
+    if name not in PLANNERS:
+        raise unknown_name("planner", name, PLANNERS)
+    sizes = {key: p.default for key, p in inspect.signature(PLANNERS[name]).parameters.items() if key in _SIZES}
+    sizes.update({size: preset.pop(size) for size in _SIZES if size in preset})
+    given = {"budget": budget, "horizon": horizon}
+    sizes.update({size: value for size, value in given.items() if value is not None})
+    chosen: dict[str, Any] = {key: _typed(name, key, value) for key, value in (options or {}).items()}
+    return name, {**sizes, **planner_options(name), **(preset if name == usual else {}), **chosen}
+
+
+def controls_per_plan_for(task: Task, controls_per_plan: int | None = None) -> int:
+    """Controls taken of each plan: as given, or as in the task's preset, or 1."""
+    usual = task.preset.get("controls_per_plan", 1)
+    return positive_integer("controls_per_plan", usual if controls_per_plan is None else controls_per_plan)
+
+
+def steps_for(task: Task, steps: int | None = None) -> int:
+    """Limit on the control steps of an episode: as given, or all of it."""
+    steps = task.episode_steps if steps is None else positive_integer("steps", steps)
+    if steps > task.episode_steps:
+        raise InvalidInput(f"an episode of {task.name!r} has {task.episode_steps} control steps; got steps={steps}")
+    return steps
+
+
+def predictor_for(task: Task, model: Model | str = "auto", dtype: str | None = None) -> Predictor:
+    """The model to plan with: one that is passed through, or one made by its name in `MODELS`."""
+    if not isinstance(model, str):
+        if dtype is not None:
+            raise InvalidInput(f"dtype is for models given by name; this one computes in {model.dtype}")
+        return Predictor("custom", model, False)
+    name, dtype = model_arguments(task, model, dtype)
+    if isinstance(task, AnalyticTask):
+        from mpcrl.models.analytic import Analytic
+
+        return Predictor(name, Analytic(task, dtype=dtype), False)
+    from mpcrl.models.mujoco import MuJoCo
+
+    return Predictor(name, MuJoCo(task), True)
+
+
+def model_arguments(task: Task, name: str = "auto", dtype: str | None = None) -> tuple[str, str]:
+    """Name and dtype of the model that `predictor_for` makes; nothing is built."""
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    if dtype not in (None, *_DTYPES):
+        raise InvalidInput(f"dtype must be {' or '.join(_DTYPES)}, got {dtype!r}")
+    if isinstance(task, AnalyticTask):
+        own = "analytic"
+    elif isinstance(task, MujocoTask):
+        own = "mujoco"
+    else:
+        raise InvalidInput(
+            f"task {task.name!r} is a {type(task).__name__}, which has no model of its own; pass a model"
+        )
+    if name not in ("auto", own):
+        raise InvalidInput(f"task {task.name!r} has no {name} model; use --model {own}")
+    if own == "mujoco" and dtype == "float32":
+        raise InvalidInput("MuJoCo computes in float64; leave dtype out")
+    return own, dtype or ("float32" if own == "analytic" else "float64")
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
+    """`name=value` texts as a mapping."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise InvalidInput(f"an option is written name=value, such as beta=0.25; got {text!r}")
+        if key in pairs:
+            raise InvalidInput(f"option {key!r} is given twice: {pairs[key]} and {value}")
+        pairs[key] = value
+    return pairs
+
+
+def planner_options(name: str) -> dict[str, Any]:
+    """Options of a planner with their defaults; budget and horizon, which every planner has, are not among them."""
+    parameters = inspect.signature(PLANNERS[name]).parameters
+    return {key: p.default for key, p in parameters.items() if key not in _SIZES}
+
+
+def configuration(value: Any) -> Any:
+    """A configuration as JSON can hold it: dataclasses become mappings that name their `type`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: configuration(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {str(key): configuration(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [configuration(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return configuration(value.tolist())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else repr(value)
+
+
+# ---- parts -------------------------------------------------------------------------------------------------------
+def _typed(planner: str, key: str, value: Any) -> Any:
+    """A value for a planner's option; text becomes what the option's annotation says."""
+    function = PLANNERS[planner]
+    known = planner_options(planner)
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
+        listing = ", ".join(f"{name}={default}" for name, default in known.items()) or "none"
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InvalidInput(f"planner {planner!r} has no option {key!r}; {hint}options and their defaults: {listing}")
+    kinds = [kind.strip() for kind in str(inspect.signature(function).parameters[key].annotation).split("|")]
+    if isinstance(value, str):
+        for kind in kinds:
+            with contextlib.suppress(ValueError, KeyError):
+                return _READERS[kind](value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if type(value).__name__ in kinds or (value is None and "None" in kinds):
+        return value
+    if type(value) is int and "float" in kinds:
+        return float(value)
+    raise InvalidInput(f"option {key} of planner {planner!r} must be {' or '.join(kinds)}, got {value!r}")
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "bool": lambda text: {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}[text.lower()],
+    "None": lambda text: {"none": None}[text.lower()],
+    "str": str,
+}
