@@ -1,4 +1,4 @@
-"""Prints the polynomial coefficients of mpcrl/core/vecmath.py: `python benchmarks/fit_vecmath.py` (needs mpmath, 20 s).
+"""Prints the polynomial coefficients of mpcrl/core/vecmath.py and mpcrl/core/random.py (needs mpmath, 20 s).
 
 Each is a minimax fit by Remez exchange: the largest error of the whole function relative to its value is as small as
 the degree allows. Fitted with 50 digits, then rounded to the type; the error printed is that of the rounded polynomial.
@@ -56,10 +56,19 @@ def expm1_tail(f: mp.mpf) -> mp.mpf:
     return mp.expm1(f) / f if f else mp.mpf(1)
 
 
+def log1p_over(m: mp.mpf) -> mp.mpf:
+    return mp.log1p(m) / m if m else mp.mpf(1)
+
+
+def cos_tail(s: mp.mpf) -> mp.mpf:
+    return (mp.cos(mp.sqrt(s)) - 1 + s / 2) / s**2
+
+
 def main() -> None:
     tiny, half_log2 = mp.mpf("1e-6"), mp.log(2) / 2 * mp.mpf("1.0001")
     cot = (lambda s: (mp.sqrt(s) / mp.tan(mp.sqrt(s)) - 1) / s), (lambda s: s * mp.tan(mp.sqrt(s)) / mp.sqrt(s))
-    jobs: dict[str, tuple[tuple[Real, Real], mp.mpf, mp.mpf, tuple[int, int]]] = {
+    octant, root = (mp.pi / 4) ** 2, mp.sqrt(2) * mp.mpf("1.001")
+    jobs: dict[str, tuple[tuple[Real, Real], mp.mpf, mp.mpf, tuple[int, ...]]] = {
         # target and weight, interval of the variable, degree for float32 and for float64
         "sin": (in_square(mp.sin), tiny, mp.mpf("1.6") ** 2, (3, 6)),
         "cot": (cot, tiny, mp.mpf("0.786") ** 2, (3, 7)),
@@ -67,9 +76,12 @@ def main() -> None:
         "log": (in_square(lambda q: 2 * mp.atanh(q), 2), tiny, mp.mpf("0.1716") ** 2, (2, 5)),
         "asin": (in_square(mp.asin), tiny, mp.mpf("0.2501"), (4, 10)),
         "atan": (in_square(mp.atan), tiny, mp.mpf(1), (6, 17)),
+        "normals: log": ((log1p_over, lambda m: 1 / log1p_over(m)), 1 / root - 1, root - 1, (7,)),
+        "normals: sin": (in_square(mp.sin), tiny, octant, (1,)),
+        "normals: cos": ((cos_tail, lambda s: s**2 / mp.cos(mp.sqrt(s))), mp.mpf("1e-4"), octant, (1,)),
     }
     for name, ((target, weight), low, high, degrees) in jobs.items():
-        for dtype, degree in zip(("float32", "float64"), degrees, strict=True):
+        for dtype, degree in zip(("float32", "float64"), degrees, strict=False):
             rounded = [float(np.array(float(c), dtype)) for c in remez(target, weight, low, high, degree)]
             sample = [low + (high - low) * i / 997 for i in range(998)]
             error = max(abs(weight(x) * (target(x) - mp.polyval(rounded[::-1], x))) for x in sample)

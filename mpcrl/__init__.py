@@ -29,10 +29,12 @@ _HOMES = {
     "Task": "mpcrl.tasks.task",
     "TaskEnv": "mpcrl.tasks.environment",
     "make_task": "mpcrl.tasks.registry",
+    "mujoco_task": "mpcrl.tasks.mujoco_task",
     "run_task": "mpcrl.experiments.run",
     "sigmoid": "mpcrl.core.vecmath",
     "smooth_abs": "mpcrl.core.vecmath",
     "wrap_to_pi": "mpcrl.core.vecmath",
+    "xml_task": "mpcrl.tasks.xml_task",
 }
 _ROOMS = ("control", "core", "experiments", "models", "planners", "tasks")
 
@@ -53,12 +55,14 @@ __all__ = [
     "experiments",
     "make_task",
     "models",
+    "mujoco_task",
     "planners",
     "run_task",
     "sigmoid",
     "smooth_abs",
     "tasks",
     "wrap_to_pi",
+    "xml_task",
 ]
 
 if _typing.TYPE_CHECKING:
@@ -70,9 +74,10 @@ if _typing.TYPE_CHECKING:
     from mpcrl.models.analytic import Analytic
     from mpcrl.models.mujoco import MuJoCo
     from mpcrl.tasks.environment import TaskEnv
-    from mpcrl.tasks.mujoco_task import MujocoTask
+    from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
     from mpcrl.tasks.registry import make_task
     from mpcrl.tasks.task import AnalyticTask, Task
+    from mpcrl.tasks.xml_task import xml_task
 
 
 def __getattr__(name: str) -> _typing.Any:

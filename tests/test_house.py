@@ -31,7 +31,7 @@ LINE = {room: line for line, rooms in enumerate(ROOMS) for room in rooms}
 # What an installation without extras does not have.
 OPTIONAL = (
     *("torch", "gpytorch", "tensorboard", "dask", "distributed", "ray"),
-    *("mujoco", "gymnasium", "dm_control", "shimmy"),
+    *("mujoco", "gymnasium", "gymnasium_robotics", "dm_control", "shimmy"),
     *("tyro", "rich", "matplotlib", "mediapy", "imageio", "imageio_ffmpeg", "PIL"),
 )
 

@@ -513,6 +513,33 @@ def guarded_look_up(a, b, t, p):
 
 
 @construct
+def look_ups_in_branches(a, b, t, p):
+    total = a
+    for k in range(2):
+        if b < p.map[k, 2]:
+            total += p.gain * (p.map[k, 2] - b)
+            if total > p.line[k]:
+                total, b = total - p.line[k], b + 1
+        else:
+            low = p.line[k + 1]
+            total -= low
+    return total * b
+
+
+@construct
+def early_returns_of_look_ups(a, b, t, p):
+    if a < p.line[0]:
+        near = p.line[1] * b
+        return near + a
+    c = a * b
+    if c > p.line[2]:
+        return c - p.line[2]
+    elif b > 0:
+        return p.line[3]
+    return c
+
+
+@construct
 def look_up_in_a_ternary(a, b, t, p):
     i = int(math.floor(a))
     return p.line[i] if i >= 0 and b > 0 else 1.0
@@ -1177,14 +1204,57 @@ LIBM = re.compile(
 )
 
 
-@pytest.mark.parametrize("name", ["pendulum-swingup", "diffdrive-costmap"])
-def test_a_rollout_kernel_calculates_with_vectors_of_float32(name: str) -> None:
-    task = make_task(name)
-    assert isinstance(task, AnalyticTask)
+class Field(NamedTuple):
+    """Discs to keep away from: rows x, y, radius."""
+
+    discs: np.ndarray
+
+
+def drift(x, u, p):
+    return x[0] + 0.1 * u[0], x[1] + 0.1 * u[1]
+
+
+def disc_terminal(x, p):
+    total = 2.0 * (x[0] ** 2 + x[1] ** 2)
+    for k in range(2):
+        distance = math.sqrt((x[0] - p.discs[k, 0]) ** 2 + (x[1] - p.discs[k, 1]) ** 2)
+        if distance < p.discs[k, 2]:
+            total += 20.0 + 100.0 * (p.discs[k, 2] - distance)
+    return total
+
+
+def disc_cost(x, u, t, p):
+    if x[0] > p.discs[0, 0] + 9.0:
+        return p.discs[1, 0]
+    return disc_terminal(x, p) + 0.1 * u[0] ** 2
+
+
+DISCS = AnalyticTask(
+    name="discs",
+    dt=0.1,
+    control_low=np.full(2, -1.0),
+    control_high=np.ones(2),
+    params=Field(rng.normal(size=(2, 3))),
+    cost=disc_cost,
+    terminal=disc_terminal,
+    episode_steps=10,
+    state_names=("x", "y"),
+    control_names=("vx", "vy"),
+    step=drift,
+    reset=lambda rng: np.zeros(2),
+)
+"""Branches and early returns that read arrays."""
+
+
+@pytest.mark.parametrize(
+    "task", [make_task("pendulum-swingup"), make_task("diffdrive-costmap"), DISCS], ids=lambda t: t.name
+)
+def test_a_rollout_kernel_calculates_with_vectors_of_float32(task: AnalyticTask) -> None:
     single = np.dtype(np.float32)
     fields = lanes.fields_of(task.params)
     state = task.reset(np.random.default_rng(0))
-    terms = len(task.cost(tuple(state), tuple(task.control_low), 0, task.params))
+    cost = task.cost(tuple(state), tuple(task.control_low), 0, task.params)
+    terms = len(cost) if isinstance(cost, tuple) else 0
     text = analytic._source(task, single, fields, terms)
     drawing = "from mpcrl.kernels.propose import propose_block"
     assert drawing in text

@@ -1,4 +1,4 @@
-"""MuJoCo tasks cost what their environments reward, and the model predicts what mj_step does."""
+"""The MuJoCo model predicts what mj_step does."""
 
 from __future__ import annotations
 
@@ -24,15 +24,11 @@ from mpcrl.models import mujoco as model_module
 from mpcrl.models import physics, scalar
 from mpcrl.models.mujoco import MuJoCo
 from mpcrl.models.risk import CVaR, Worst
-from mpcrl.tasks.dm_control import cartpole_swingup, cheetah_run
-from mpcrl.tasks.gym_mujoco import half_cheetah, inverted_pendulum, reacher
+from mpcrl.tasks.gym_mujoco import half_cheetah
 from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
 
-TASKS = [half_cheetah, inverted_pendulum, reacher, cartpole_swingup, cheetah_run]
 ONE, TWO = ThreadBudget(1), ThreadBudget(2)
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-
-each_task = pytest.mark.parametrize("make", TASKS, ids=lambda make: make.__name__)
 
 
 @pytest.fixture(autouse=True)
@@ -64,118 +60,8 @@ def env_of() -> Iterator[Callable[[MujocoTask], Any]]:
         env.close()
 
 
-def data_of(env: Any) -> Any:
-    physics_of_suite = getattr(env.unwrapped, "physics", None)
-    return env.unwrapped.data if physics_of_suite is None else physics_of_suite.data.ptr
-
-
 def random_controls(task: MujocoTask, rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.uniform(task.control_low, task.control_high, (*shape, task.nu))
-
-
-# Tasks: the cost is minus the reward.
-
-
-def push(env: Any, task: MujocoTask, rng: np.random.Generator) -> None:
-    """Anywhere: from random controls alone a reward may hardly ever move."""
-    model, data = task.mj_model(env), data_of(env)
-    data.qpos[:] += rng.normal(0.0, 0.5, model.nq)
-    data.qvel[:] = rng.normal(0.0, 3.0, model.nv)
-    mujoco.mj_forward(model, data)
-
-
-@each_task
-def test_cost_and_termination_are_the_environments(make, env_of) -> None:
-    task = task_of(make)
-    env, record = env_of(task), namedtuple("record", task.fields)
-    rewards = []
-
-    def recorded() -> Any:
-        return record(*(getattr(data_of(env), name).copy() for name in task.fields))
-
-    for seed in range(5):
-        rng = np.random.default_rng(seed)
-        env.reset(seed=seed)
-        for t in range(300):
-            if t % 50 == 49:
-                push(env, task, rng)
-            before, u = recorded(), random_controls(task, rng)
-            _, reward, terminated, truncated, _ = env.step(u)
-            after = recorded()
-            assert task.cost(before, u, after, t, task.params) == pytest.approx(-reward, abs=1e-9)
-            assert bool(task.terminated and task.terminated(after, task.params)) == bool(terminated)
-            rewards.append((reward, terminated))
-            if terminated or truncated:
-                env.reset(seed=1000 * seed + t)
-    assert np.ptp([reward for reward, _ in rewards]) > 0.2, "random controls never changed the reward"
-    assert any(end for _, end in rewards) == (task.terminated is not None)
-
-
-@each_task
-def test_timing_and_bounds_are_the_environments(make, env_of) -> None:
-    task = task_of(make)
-    env = env_of(task)
-    env.reset(seed=0)
-    start = data_of(env).time
-    env.step(np.zeros(task.nu))
-    assert data_of(env).time - start == pytest.approx(task.dt, rel=1e-12)
-    assert task.dt == pytest.approx(task.frame_skip * task.mj_model(env).opt.timestep)
-    for ours, theirs in zip(MuJoCo(task).control_bounds, (task.control_low, task.control_high), strict=True):
-        assert np.array_equal(ours, theirs)
-    while True:
-        *_, terminated, truncated, _ = env.step(np.zeros(task.nu))
-        if terminated or truncated:
-            break
-    elapsed = (data_of(env).time - start) / task.dt
-    assert round(elapsed) == task.episode_steps or terminated
-
-
-@each_task
-def test_prediction_is_the_environment(make, env_of) -> None:
-    """The same state and controls: costs to rounding, states bit for bit."""
-    task, model = task_of(make), model_of(make)
-    env, rng = env_of(task), np.random.default_rng(3)
-    env.reset(seed=3)
-    env.step(random_controls(task, rng))
-    start, controls = task.state(env), random_controls(task, rng, 4, 20)
-    expected, states = [], []
-    for sequence in controls:
-        mujoco.mj_setState(task.mj_model(env), data_of(env), start, STATE)
-        mujoco.mj_forward(task.mj_model(env), data_of(env))
-        mujoco.mj_setState(task.mj_model(env), data_of(env), start, STATE)
-        total, row, running = 0.0, [start], True
-        for u in sequence:
-            _, reward, terminated, *_ = env.unwrapped.step(u)
-            total -= reward * running
-            running = running and not terminated
-            row.append(task.state(env))
-        expected.append(total)
-        states.append(row)
-    costs = model.costs(start, Candidates.from_rows(controls), 0, task.params, TWO)
-    assert np.allclose(costs, expected, rtol=0, atol=1e-12)
-    assert np.array_equal(model.rollout(start, controls, 0, task.params), states)
-
-
-@each_task
-def test_threads_and_company_change_no_bit(make) -> None:
-    task, model = task_of(make), model_of(make)
-    controls = random_controls(task, np.random.default_rng(4), 70, 6)
-    state = model.example_state()
-    assert state.shape == (model.nx,)
-    costs = model.costs(state, Candidates.from_rows(controls), 0, task.params, ONE)
-    assert costs.dtype == np.float64 and costs.shape == (70,) and np.isfinite(costs).all()
-    assert np.array_equal(model.costs(state, Candidates.from_rows(controls), 0, task.params, TWO), costs)
-    alone = [model.costs(state, Candidates.from_rows(u[None]), 0, task.params, TWO)[0] for u in controls[:5]]
-    assert np.array_equal(alone, costs[:5])
-
-
-def test_terms(env_of) -> None:
-    task, model = task_of(half_cheetah), model_of(half_cheetah)
-    env, u = env_of(task), np.full(6, 0.3)
-    env.reset(seed=5)
-    state = task.state(env)
-    assert model.terms(state, u, 0, task.params) == {"cost": pytest.approx(-env.step(u)[1], abs=1e-12)}
-    assert model.terms(np.full_like(state, np.nan), u, 0, task.params) == {"cost": np.inf}
 
 
 def test_params_change_without_compiling_again() -> None:
@@ -184,20 +70,6 @@ def test_params_change_without_compiling_again() -> None:
     zero = task.params._replace(forward_reward_weight=0, ctrl_cost_weight=2)
     assert model.costs(model.example_state(), candidates, 0, zero, TWO) == pytest.approx(2 * 3 * 6 * 0.25)
     assert len(model._module.evaluate.signatures) <= 1
-
-
-def test_edits_of_the_environments_model_reach_the_plan(env_of) -> None:
-    task, model = task_of(half_cheetah), MuJoCo(task_of(half_cheetah))
-    env, candidates = env_of(task), Candidates.from_rows(np.full((1, 20, 6), 0.5))
-    env.reset(seed=0)
-    state = task.state(env)
-    before = model.costs(state, candidates, 0, task.params, ONE)
-    task.mj_model(env).opt.gravity[2] = -1.6
-    assert np.array_equal(model.costs(state, candidates, 0, task.params, ONE), before), "a copy is a copy"
-    model.use(task.mj_model(env))
-    total = -sum(env.step(u)[1] for u in candidates.rows()[0])
-    assert model.costs(state, candidates, 0, task.params, ONE) == pytest.approx([total], abs=1e-12)
-    assert abs(total - before[0]) > 1e-3
 
 
 # The model against a loop over mj_step, on a rig with what is easily lost: a moved mocap body that pulls, an
@@ -240,6 +112,13 @@ class RigParams(NamedTuple):
     last: float = 0.0
     floor: float = -1e9
     weights: np.ndarray = np.ones(100)
+
+
+class IndexParams(NamedTuple):
+    """A parameter that indexes."""
+
+    place: int
+    weight: float = 1
 
 
 def rig_cost(before: Any, u: Any, after: Any, t: int, p: RigParams) -> float:
@@ -341,6 +220,36 @@ def test_records_are_those_of_a_loop(integrator: str, current: bool, skip: int) 
                 for sample in range(5):
                     expected = [record[i] for record in twin[sample][1:]]
                     assert np.array_equal(run.after[i][sample, at], expected), (way, name, threads)
+
+
+@pytest.mark.parametrize("integrator", ["Euler", "RK4"])
+def test_body_forces_are_those_of_a_loop(integrator: str) -> None:
+    """mj_step leaves them out."""
+    model = rig(integrator)
+    start, controls = rig_start(model), rig_controls(3, 40)
+    recording = physics.Recording.of([model], 2, ("cfrc_ext", "qpos"), False)
+    run = physics.physics_for(recording).simulate(start, controls, 2)
+    for sample, sequence in enumerate(controls):
+        data = mujoco.MjData(model)
+        mujoco.mj_setState(model, data, start, STATE)
+        for h, u in enumerate(sequence):
+            data.ctrl[:] = u
+            mujoco.mj_step(model, data, 2)
+            mujoco.mj_rnePostConstraint(model, data)
+            assert np.array_equal(run.after[0][sample, h], data.cfrc_ext)
+        assert np.abs(data.cfrc_ext[2]).max() > 1.0, "the ball never touched the floor"
+
+
+def test_integers_index_and_numbers_do_not_become_integers() -> None:
+    def cost(before: Any, u: Any, after: Any, t: int, p: IndexParams) -> float:
+        return p.weight * after.qpos[p.place]
+
+    start, candidates = rig_start(), Candidates.from_rows(rig_controls(2, 1))
+    model = MuJoCo(rig(), cost=cost, params=IndexParams(place=2))
+    heights = model.rollout(start, candidates.rows(), 0, None)[:, 1, 3]
+    for weight in (1, 0.5):
+        costs = model.costs(start, candidates, 0, IndexParams(2, weight), ONE)
+        assert np.allclose(costs, weight * heights, rtol=1e-15)
 
 
 def test_without_batch_the_older_ways_serve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -591,7 +500,8 @@ def test_unbounded_actuators_are_named() -> None:
         ({"fields": ("qpos", "qvell", "act", "sensordata")}, "did you mean qvel"),
         ({"fields": ("qpos", "ncon")}, "arrays of numbers"),
         ({"fields": ("qpos", "plugin_state")}, "arrays of numbers"),
-        ({"fields": ("qpos", "cfrc_ext")}, "mj_step does not compute 'cfrc_ext'"),
+        ({"fields": ("qpos", "qfrc_inverse")}, "mj_step does not compute 'qfrc_inverse'"),
+        ({"params": IndexParams(0.5)}, "params.place is annotated int, got 0.5"),  # type: ignore[arg-type]
         ({"frame_skip": 0}, "frame_skip must be an integer of at least 1"),
         ({"params": {"force": 1.0}}, "params must be a NamedTuple"),
         ({"fields": ("qvel",)}, r"test_mujoco\.py:\d+: cost raised AttributeError.*recorded fields are qvel"),

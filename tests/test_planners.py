@@ -65,11 +65,12 @@ class TestEveryPlanner:
     def test_plans_move_towards_what_is_cheap(self, name):
         far = np.array([0.95, 1.9])
         solver, model = bound(name), Quadratic(far)
-        state = None
+        state, distances = None, []
         for number in range(30):
             state, _ = plan(solver, model, state, number=number)
+            distances.append(((solver.controls(state) - far) ** 2).sum())
         rest = HORIZON * ((solver.space.middle - far) ** 2).sum()
-        assert ((solver.controls(state) - far) ** 2).sum() < 0.75 * rest
+        assert np.mean(distances[10:]) < 0.75 * rest  # one plan of a planner that starts anew each time may be unlucky
 
     def test_same_seed_same_bits_other_seed_other_bits(self, name):
         controls = [
@@ -206,12 +207,13 @@ def test_softmax_equals_a_naive_reference(kind, action_cost):
     mean, std = rng.normal(size=(7, 2)), np.full((7, 2), 0.7)
     temperature = 0.4
     finite = costs[np.isfinite(costs)]
-    candidates = Candidates.from_rows(rows)
-    weights, refitted = np.zeros(candidates.controls.shape[0] * 64, np.float32), np.empty((7, 2))
+    poisoned = rows.copy()
+    poisoned[[3, 90]] = 1e30  # would be felt at any weight but exactly zero
+    candidates, refitted = Candidates.from_rows(poisoned), np.empty((7, 2))
     action_weight = 1 / std**2 if action_cost else np.zeros((7, 2))
     code = {"fixed": kernels.FIXED, "normalised": kernels.NORMALISED, "effective_samples": kernels.EFFECTIVE_SAMPLES}
     used, effective = kernels.softmax_mean(
-        costs, candidates.controls, mean, action_weight, code[kind], temperature, weights, refitted
+        costs, candidates.controls, mean, action_weight, code[kind], temperature, refitted
     )
     if kind == "fixed":
         assert used == temperature
@@ -222,7 +224,6 @@ def test_softmax_equals_a_naive_reference(kind, action_cost):
     naive /= naive.sum()
     assert np.allclose(refitted, np.einsum("n,nkj->kj", naive, rows), atol=2e-6)
     assert effective == pytest.approx(1 / (naive**2).sum(), rel=1e-4)
-    assert weights[3] == weights[90] == 0.0 and (weights[150:] == 0).all()
     if kind == "effective_samples" and not action_cost:
         assert effective == pytest.approx(temperature * finite.size, rel=1e-3)
 
@@ -235,9 +236,8 @@ def test_permuting_samples_leaves_the_update_alone(order, temperature):
     results = []
     for index in (np.arange(70), np.array(order)):
         candidates, refitted = Candidates.from_rows(rows[index]), np.empty((5, 1))
-        weights = np.zeros(128, np.float32)
         kernels.softmax_mean(
-            costs[index], candidates.controls, np.zeros((5, 1)), np.zeros((5, 1)), 0, temperature, weights, refitted
+            costs[index], candidates.controls, np.zeros((5, 1)), np.zeros((5, 1)), 0, temperature, refitted
         )
         results.append(refitted)
     assert np.allclose(results[0], results[1], atol=1e-6)

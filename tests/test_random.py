@@ -52,12 +52,14 @@ def normals_twin(rows: int, first: int, seed: int, plan: int, iteration: int, st
     words = philox_twin((sample, group + stream * 2**28, plan, iteration), (seed % 2**32, seed // 2**32))
     out = np.empty((rows // 4, 4, LANES))
     for half in (0, 2):
-        uniform = words[half].astype(np.float32) * np.float32(2.0**-32) + np.float32(2.0**-33)
+        uniform = (words[half] >> np.uint64(1)).astype(np.float32) * np.float32(2.0**-31) + np.float32(2.0**-32)
         radius = np.sqrt(-2 * np.log(uniform.astype(np.float64)))
-        # the top two bits are the quadrant, the others a signed angle within it
-        low = ((words[half + 1] << np.uint64(2)) & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
-        angle = (words[half + 1] >> np.uint64(30)) * (np.pi / 2) + low * (np.pi / 4 * 2.0**-31)
-        out[:, half], out[:, half + 1] = radius * np.cos(angle), radius * np.sin(angle)
+        # the low 30 bits are a signed angle, the next mirrors it, the last swaps the axes
+        second = words[half + 1].astype(np.uint32)
+        angle = (second << np.uint32(2)).view(np.int32) * (np.pi / 4 * 2.0**-31)
+        mirror, swap = 1 - 2.0 * ((second >> np.uint32(30)) & np.uint32(1)), (second >> np.uint32(31)).astype(bool)
+        x, y = mirror * np.cos(angle), np.sin(angle)
+        out[:, half], out[:, half + 1] = radius * np.where(swap, y, x), radius * np.where(swap, x, y)
     return out.reshape(rows, LANES)
 
 
@@ -87,7 +89,7 @@ def test_philox_gives_its_known_answers(given: str, answer: str) -> None:
 )
 def test_normals_equal_their_twin(first: int, seed: int, plan: int, iteration: int, stream: int) -> None:
     got = drawn(40, first, seed, plan, iteration, stream)
-    assert np.abs(got - normals_twin(40, first, seed, plan, iteration, stream)).max() < 1e-6
+    assert np.abs(got - normals_twin(40, first, seed, plan, iteration, stream)).max() < 1e-5
 
 
 def test_a_row_of_a_sample_is_the_same_whatever_else_is_drawn() -> None:
@@ -121,7 +123,7 @@ def test_tails(many: np.ndarray) -> None:
     for threshold in (1.0, 2.0, 3.0, 4.0, 4.5):
         p = 2 * scipy.stats.norm.sf(threshold)
         assert abs(np.mean(z > threshold) - p) < 4.5 * np.sqrt(p / z.size), threshold
-    assert z.max() < 6.77
+    assert z.max() < 6.67
 
 
 def test_distribution(many: np.ndarray) -> None:

@@ -73,8 +73,9 @@ class Recorder:
         return getattr(self.model, name)
 
     def costs(self, state: np.ndarray, candidates: Candidates, *rest: Any) -> np.ndarray:
-        self.asked.append(candidates.rows())
-        return self.model.costs(state, candidates, *rest)
+        costs = self.model.costs(state, candidates, *rest)
+        self.asked.append(candidates.rows())  # drawn by now: drawing is the model's own business
+        return costs
 
 
 class Environment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -233,7 +234,7 @@ class Controller:
             problem = Problem(self.model, start, round(self._steps), params, self.threads, self._seed, self._plans)
             infos = self._improve(problem, deadline)
         self._plans += 1
-        fresh = any(np.isfinite(info.best_cost) for info in infos)
+        fresh = _best_cost(infos) < np.inf
         self._to_come = self._controls_per_plan - 1 if fresh else 0
         plan = self._answer(start, params, Status.PLANNED if fresh else Status.SHIFTED, infos, begin)
         self._times.append(plan.milliseconds)
@@ -265,7 +266,7 @@ class Controller:
             raise InvalidInput(f"state must be a vector of {self.model.nx} numbers, got {state!r}") from error
         if vector.shape != (self.model.nx,):
             raise InvalidInput(f"state must be a vector of {self.model.nx} numbers, got the shape {vector.shape}")
-        return vector if np.isfinite(vector).all() else None
+        return vector if _finite(vector) else None
 
     def _improve(self, problem: Problem, deadline: float) -> list[IterationInfo]:
         """Run the planner's iterations while time lasts; keep its state if any sample was finite."""
@@ -288,7 +289,7 @@ class Controller:
             infos.append(info)
             if solver.settled(state):
                 break
-        if any(np.isfinite(info.best_cost) for info in infos):
+        if _best_cost(infos) < np.inf:
             self._state, self._planned_at = solver.end(state), self._steps
             self._controls = solver.controls(state)
         return infos
@@ -303,7 +304,7 @@ class Controller:
         else:
             status, controls = Status.SAFE, np.tile(self._safe, (self.planner.horizon, 1))
         control = self.space.admit(controls[0], self._applied, self.task.dt)
-        if not np.isfinite(control).all():
+        if not _finite(control):
             status, control = Status.SAFE, self._safe.copy()
         self._applied = control
         samples, failed = sum(i.samples for i in infos), sum(i.failed for i in infos)
@@ -311,16 +312,26 @@ class Controller:
         self._fallbacks += status is not Status.PLANNED
         if start is not None:
             self._last = start, control, round(self._steps), params
-        costs = [info.best_cost for info in infos if np.isfinite(info.best_cost)]
+        cost = _best_cost(infos)
         return Plan(
             control=control.copy(),
             status=status,
             age=steps_old * self.task.dt if status is not Status.SAFE else np.inf,
             controls=controls.copy(),
-            cost=min(costs, default=np.nan),
+            cost=cost if cost < np.inf else np.nan,
             milliseconds=1e3 * (time.perf_counter() - begin),
             iterations=len(infos),
             samples=samples,
             failed=failed,
             effective_sample_size=infos[-1].effective_sample_size if infos else 0.0,
         )
+
+
+def _best_cost(infos: list[IterationInfo]) -> float:
+    """Of the cheapest trajectory; +inf where none was finite."""
+    return min((info.best_cost for info in infos), default=np.inf)
+
+
+def _finite(vector: np.ndarray) -> bool:
+    """Quicker than NumPy for the few numbers of a state or a control."""
+    return all(map(math.isfinite, vector.tolist()))

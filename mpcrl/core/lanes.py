@@ -255,6 +255,9 @@ class _Rewriter(ast.NodeTransformer):
         self.read: set[str] = set()
         self.copies = 1  # of the statement at hand, by the unrolled loops around it
         self.temporaries = 0
+        self.assigned = set(
+            names
+        )  # local names that have a value at the statement at hand, whichever way it is reached
 
     def text(self, name: str) -> str:
         body: list[ast.stmt] = [
@@ -262,7 +265,9 @@ class _Rewriter(ast.NodeTransformer):
             for n, role in self.roles.items()
             if role == "float" and n in self.integers
         ]
-        body += [statement for old in self.definition.body for statement in self._statements(old)]
+        body += self._with_one_return(
+            [statement for old in self.definition.body for statement in self._statements(old)]
+        )
         if not _always_returns(self.definition.body):
             raise LaneError(f"{_where(self.function)}: may end without `return`; add one at its end")
         arguments: list[str] = []
@@ -291,10 +296,16 @@ class _Rewriter(ast.NodeTransformer):
     # ---- statements ----------------------------------------------------------------------------------------------
     def _statements(self, node: ast.stmt) -> list[ast.stmt]:
         result = self.visit(node)
-        return result if isinstance(result, list) else [] if result is None else [result]
+        statements = result if isinstance(result, list) else [] if result is None else [result]
+        self.assigned |= _stored(s for s in statements if isinstance(s, ast.Assign))
+        return statements
 
     def _block(self, nodes: Iterable[ast.stmt]) -> list[ast.stmt]:
-        return [statement for node in nodes for statement in self._statements(node)] or [ast.Pass()]
+        """The statements of a branch or a loop, which may be passed by."""
+        assigned = set(self.assigned)
+        statements = [statement for node in nodes for statement in self._statements(node)]
+        self.assigned = assigned
+        return statements or [ast.Pass()]
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if not isinstance(node.value, ast.Constant):
@@ -354,9 +365,72 @@ class _Rewriter(ast.NodeTransformer):
                 raise self.refuse(node, f"cannot be assigned to in SIMD lanes; {_ADVICE}")
         return node
 
-    def visit_If(self, node: ast.If) -> ast.stmt:
+    def visit_If(self, node: ast.If) -> ast.stmt | list[ast.stmt]:
+        test, body = self._truth(node.test), self._block(node.body)
         orelse = self._block(node.orelse) if node.orelse else []
-        return ast.If(self._truth(node.test), self._block(node.body), orelse)
+        return self._selected(test, body, orelse) or ast.If(test, body, orelse)
+
+    def _selected(self, test: ast.expr, body: list[ast.stmt], orelse: list[ast.stmt]) -> list[ast.stmt]:
+        """Branches that only assign, as selections between the values of both; nothing where they do more.
+
+        LLVM leaves a loop over lanes scalar where a branch in it reads an array.
+        """
+        stored = _stored(body) & _stored(orelse) | (_stored(body) ^ _stored(orelse)) & self.assigned
+        if not all(isinstance(s, ast.Assign | ast.Pass) for s in body + orelse) or stored != _stored(body + orelse):
+            return []
+        condition = self._temporary()
+        first, second = self._renamed(body), self._renamed(orelse)
+        chosen = [
+            ast.Assign(
+                [ast.Name(name, ast.Store())],
+                _lane(
+                    "select", ast.Name(condition, ast.Load()), *(_last_name(name, side[1]) for side in (first, second))
+                ),
+            )
+            for name in sorted(stored)
+        ]
+        return [ast.Assign([ast.Name(condition, ast.Store())], test), *first[0], *second[0], *chosen]
+
+    def _renamed(self, block: list[ast.stmt]) -> tuple[list[ast.stmt], dict[str, str]]:
+        """Assignments to names of our own, and what the block's names are called at its end."""
+        names: dict[str, str] = {}
+        statements: list[ast.stmt] = []
+        for statement in copy.deepcopy(block):
+            if isinstance(statement, ast.Pass):
+                continue
+            for part in ast.walk(statement):
+                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load):
+                    part.id = names.get(part.id, part.id)
+            for part in ast.walk(statement):
+                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                    names[part.id] = part.id = self._temporary()
+            statements.append(statement)
+        return statements, names
+
+    def _with_one_return(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """A function's body with early returns as selections, where all that it does is assign and return."""
+        for i, node in enumerate(body):
+            if not isinstance(node, ast.If):
+                continue
+            returns = isinstance(node.body[-1], ast.Return)
+            if not returns or not all(isinstance(s, ast.Assign) for s in (*body[:i], *node.body[:-1])):
+                return body
+            rest = self._with_one_return([*node.orelse, *body[i + 1 :]])
+            if (
+                not rest
+                or not isinstance(rest[-1], ast.Return)
+                or not all(isinstance(s, ast.Assign) for s in rest[:-1])
+            ):
+                return body
+            condition = self._temporary()
+            *early, leaving = self._renamed(node.body)[0]
+            *late, ending = rest
+            assert isinstance(leaving, ast.Return) and isinstance(ending, ast.Return)
+            assert leaving.value is not None and ending.value is not None  # visit_Return saw to it
+            value = _lane("select", ast.Name(condition, ast.Load()), leaving.value, ending.value)
+            test = ast.Assign([ast.Name(condition, ast.Store())], node.test)
+            return [*body[:i], test, *early, *late, ast.Return(value)]
+        return body
 
     def visit_While(self, node: ast.While) -> list[ast.stmt]:
         if node.orelse:
@@ -779,6 +853,10 @@ def _stored(nodes: Iterable[ast.AST]) -> set[str]:
 def _loads(nodes: Iterable[ast.AST]) -> set[str]:
     """Names that expressions read."""
     return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def _last_name(name: str, names: dict[str, str]) -> ast.expr:
+    return ast.Name(names.get(name, name), ast.Load())
 
 
 def _without_our_names(definition: ast.FunctionDef) -> ast.FunctionDef:

@@ -37,37 +37,36 @@ def philox(c0, c1, c2, c3, k0, k1):
     return _u4(c0), _u4(c1), _u4(c2), _u4(c3)
 
 
-# Fitted by weighted least squares on Chebyshev nodes; highest degree first.
-# log(1 + x) = x - x^2/2 + x^3 tail(x) on [sqrt(1/2) - 1, sqrt(2) - 1]
-_G0, _G1, _G2 = _f4(0.06741667117734307), _f4(-0.11789239656657306), _f4(0.11953797518530182)
-_G3, _G4, _G5 = _f4(-0.12390816283367477), _f4(0.14208312412182592), _f4(-0.16668458479493298)
-_G6, _G7, _G8 = _f4(0.20002717672611228), _f4(-0.25000008667710255), _f4(0.3333330317423182)
-# sin x = x + x^3 tail(x^2), cos x = 1 - x^2/2 + x^4 tail(x^2) on [-pi/4, pi/4]
-_S0, _S1, _S2 = _f4(-0.00019506071156475142), _f4(0.008332103710561414), _f4(-0.1666665412084472)
-_C0, _C1, _C2 = _f4(2.4423488243335833e-05), _f4(-0.0013887234083464974), _f4(0.04166664410763948)
+# From benchmarks/fit_vecmath.py, lowest degree first.
+# log(1 + m) = m q(m) on [sqrt(1/2) - 1, sqrt(2) - 1], to 2e-7
+_Q0, _Q1, _Q2 = _f4(0.9999999403953552), _f4(-0.5000037550926208), _f4(0.3333507478237152)
+_Q3, _Q4, _Q5 = _f4(-0.24969437718391418), _f4(0.19899506866931915), _f4(-0.17256857454776764)
+_Q6, _Q7 = _f4(0.1622997671365738), _f4(-0.10094521194696426)
+# sin x = x + x^3 tail(x^2), to 2e-6, and cos x = 1 - x^2/2 + x^4 tail(x^2), to 1e-7, on [-pi/4, pi/4]
+_S0, _S1 = _f4(-0.16663390398025513), _f4(0.008163281716406345)
+_C0, _C1 = _f4(0.04166107252240181), _f4(-0.0013648713938891888)
 
 
 @inlined
 def box_muller(first, second):
-    """Two independent standard normals of two random words; |z| <= 6.76, to 1e-6 those of the first word in float32."""
-    uniform = _f4(first) * _f4(2.0**-32) + _f4(2.0**-33)  # in (0, 1], never 0
+    """Two independent standard normals of two random words; |z| <= 6.66, to 1e-5 those of the words in float32.
+
+    The first word is the radius. Of the second, the low 30 bits are an angle in [-pi/4, pi/4], and the two others say
+    in which of the quadrants around the axes: one mirrors it, one swaps the axes.
+    """
+    uniform = _f4(_i4(first >> _u4(1))) * _f4(2.0**-31) + _f4(2.0**-32)  # in (0, 1], never 0
     bits = bits_of_float32(uniform)
     exponent = _i4(_i4(bits - _i4(0x3F3504F3)) >> _i4(23))  # mantissa in [sqrt(1/2), sqrt(2))
     m = float32_of_bits(_i4(bits - _i4(exponent << _i4(23)))) - _f4(1)
-    tail = (((((((_G0 * m + _G1) * m + _G2) * m + _G3) * m + _G4) * m + _G5) * m + _G6) * m + _G7) * m + _G8
-    log_uniform = _f4(exponent) * _LN2 + (m - _f4(0.5) * m * m + m * m * m * tail)
-    radius = math.sqrt(max(_f4(-2) * log_uniform, _f4(0)))
-    x = _f4(_i4(second << _u4(2))) * _f4(math.pi / 4 * 2.0**-31)  # the low 30 bits: the angle within its quadrant
+    q = ((((((_Q7 * m + _Q6) * m + _Q5) * m + _Q4) * m + _Q3) * m + _Q2) * m + _Q1) * m + _Q0
+    radius = math.sqrt(max(_f4(exponent) * (_f4(-2) * _LN2) - _f4(2) * m * q, _f4(0)))
+    x = _f4(_i4(second << _u4(2))) * _f4(math.pi / 4 * 2.0**-31)
     x2 = x * x
-    sine = bits_of_float32(x + x * x2 * ((_S0 * x2 + _S1) * x2 + _S2))
-    cosine = bits_of_float32(_f4(1) - _f4(0.5) * x2 + x2 * x2 * ((_C0 * x2 + _C1) * x2 + _C2))
-    quadrant = _i4(second >> _u4(30))
-    swap = _i4(-_i4(quadrant & _i4(1)))  # all ones in odd quadrants
-    minus_cosine = _i4(_i4(_i4(quadrant + _i4(1)) & _i4(2)) << _i4(30))
-    minus_sine = _i4(_i4(quadrant & _i4(2)) << _i4(30))
-    turned_cosine = float32_of_bits(_i4(_i4(_i4(cosine & ~swap) | _i4(sine & swap)) ^ minus_cosine))
-    turned_sine = float32_of_bits(_i4(_i4(_i4(sine & ~swap) | _i4(cosine & swap)) ^ minus_sine))
-    return radius * turned_cosine, radius * turned_sine
+    sine = bits_of_float32(x + x * x2 * (_S1 * x2 + _S0))
+    cosine = bits_of_float32(_f4(1) - _f4(0.5) * x2 + x2 * x2 * (_C1 * x2 + _C0))
+    cosine = _i4(cosine ^ _i4(_i4(second << _u4(1)) & _i4(-(2**31))))
+    swapped = _i4(_i4(cosine ^ sine) & _i4(_i4(second) >> _i4(31)))
+    return radius * float32_of_bits(_i4(cosine ^ swapped)), radius * float32_of_bits(_i4(sine ^ swapped))
 
 
 @kernel

@@ -162,7 +162,8 @@ class _Lockstep:
         self.loop = loop
 
     def control(self, seen: np.ndarray) -> tuple[np.ndarray, Plan | None, bool]:
-        plan = self.loop.controller.plan(seen, budget_ms=self.loop.budget_ms)
+        loop = self.loop
+        plan = loop.controller.plan(seen, budget_ms=loop.budget_ms, params=loop.world.params)
         return plan.control, plan, plan.status is not Status.PLANNED
 
 
@@ -185,7 +186,12 @@ class _Realtime:
         if self.step >= self.ready:
             if self.coming is not None:
                 self.serving, self.serving_begun = self.coming, self.begun
-            plan = controller.plan(seen, budget_ms=self.loop.budget_ms, elapsed=(self.step - self.begun) * dt)
+            plan = controller.plan(
+                seen,
+                budget_ms=self.loop.budget_ms,
+                elapsed=(self.step - self.begun) * dt,
+                params=self.loop.world.params,
+            )
             self.coming, self.begun = plan, self.step
             self.ready = self.step + math.ceil(1e-3 * plan.milliseconds / dt)
         age = self.step - self.serving_begun

@@ -24,6 +24,7 @@ EXTRAS = {
     "mujoco": ("mujoco",),
     "gym": ("gymnasium", "imageio", "packaging"),
     "dm-control": ("dm_control", "shimmy"),
+    "robotics": ("gymnasium-robotics",),
     "learning": ("torch", "gpytorch"),
     "cli": ("tyro", "rich"),
     "plots": ("matplotlib",),

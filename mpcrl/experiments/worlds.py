@@ -66,7 +66,15 @@ SCALABLE: dict[str, tuple[str, ...]] = {
 
 
 class World(Protocol):
-    """One episode after the other of one task."""
+    """One episode after the other of one task.
+
+    Attributes
+    ----------
+    params : NamedTuple
+        Of the task, in this episode.
+    """
+
+    params: Any
 
     @property
     def control_names(self) -> tuple[str, ...]: ...
@@ -117,7 +125,7 @@ class AnalyticWorld:
     """A task's own functions in float64; the reward is minus the stage cost, as in its Gymnasium environment."""
 
     def __init__(self, task: AnalyticTask, plant_scale: Mapping[str, float]) -> None:
-        self.task = task
+        self.task, self.params = task, task.params
         own = task.params
         self._plant = own._replace(**{name: scale * getattr(own, name) for name, scale in plant_scale.items()})
         self._state: tuple[float, ...] = ()
@@ -160,7 +168,7 @@ class MujocoWorld:
     """A task's environment at Gymnasium."""
 
     def __init__(self, task: MujocoTask, plant_scale: Mapping[str, float]) -> None:
-        self.task = task
+        self.task, self.params = task, task.params
         self.edited = False
         """Whether the last reset left another MjModel than the one before; some environments edit theirs."""
         self.nominal_model: Any = None
@@ -177,6 +185,8 @@ class MujocoWorld:
     @property
     def control_names(self) -> tuple[str, ...]:
         """Of the actuators, or of what they pull at."""
+        if self.task.apply is not None:
+            return tuple(f"control {i}" for i in range(self.task.nu))
         return tuple(self._actuator(i) for i in range(self.task.nu))
 
     def reset(self, seed: int) -> np.ndarray:
@@ -186,6 +196,7 @@ class MujocoWorld:
             self._env.close()
             self._env = self.task.make_env()
         self._env.reset(seed=seed)
+        self.params = self.task.params_of(self._env)
         buffer = np.empty(mujoco.mj_sizeModel(self.mj_model), np.uint8)
         mujoco.mj_saveModel(self.mj_model, None, buffer)
         self.edited, self._bytes = buffer.tobytes() != self._bytes, buffer.tobytes()

@@ -17,6 +17,33 @@ _BISECTIONS = 40
 
 
 @kernel
+def screen(costs, out):
+    """Costs [N] with +inf for those that are not finite; which is the cheapest, and how many failed.
+
+    Parameters
+    ----------
+    costs : ndarray [N]
+    out : ndarray [N] float64
+        Out: the screened costs.
+
+    Returns
+    -------
+    cheapest, failed : int
+    """
+    cheapest, failed = 0, 0
+    for n in range(costs.size):
+        cost = costs[n]
+        if np.isfinite(cost):
+            out[n] = cost
+            if cost < out[cheapest]:
+                cheapest = n
+        else:
+            out[n] = np.inf
+            failed += 1
+    return cheapest, failed
+
+
+@kernel
 def _moments(costs):
     """Minimum, mean and standard deviation of the finite costs, and how many they are."""
     least, total, count = np.inf, 0.0, 0
@@ -47,17 +74,17 @@ def effective_samples(costs, least, temperature):
 
 @kernel
 def resolve_temperature(costs, kind, temperature):
-    """The temperature in units of cost, and the least finite cost.
+    """The temperature in units of cost.
 
     Costs that are all equal leave any positive temperature right: 1 is returned.
     """
-    least, _, deviation, count = _moments(costs)
     if kind == FIXED:
-        return temperature, least
+        return temperature
+    least, _, deviation, count = _moments(costs)
     if count == 0 or deviation <= 1e-12 * (1.0 + abs(least)):
-        return 1.0, least
+        return 1.0
     if kind == NORMALISED:
-        return temperature * deviation, least
+        return temperature * deviation
     low, high = np.log(1e-6 * deviation), np.log(1e6 * deviation)  # the effective sample size grows with temperature
     target = max(1.0, temperature * count)
     for _ in range(_BISECTIONS):
@@ -66,11 +93,36 @@ def resolve_temperature(costs, kind, temperature):
             low = middle
         else:
             high = middle
-    return np.exp(0.5 * (low + high)), least
+    return np.exp(0.5 * (low + high))
+
+
+@kernel
+def _softmax_weights(values, temperature, weights):
+    """Weights exp(-(value - least) / temperature) [B, LANES]; the sums of them and of their squares, 0 if all failed."""
+    lowest = np.full(LANES, np.inf)
+    for block in range(values.shape[0]):
+        for l in range(LANES):
+            lowest[l] = min(lowest[l], values[block, l])
+    least = np.min(lowest)
+    if not np.isfinite(least):
+        return 0.0, 0.0
+    sums, squares = np.zeros(LANES), np.zeros(LANES)
+    scaled = np.empty(LANES, np.float32)
+    for block in range(values.shape[0]):  # in order: the same bits at any thread count
+        for l in range(LANES):
+            scaled[l] = (least - values[block, l]) / temperature
+        for l in range(LANES):
+            scaled[l] = _exp(scaled[l])
+        for l in range(LANES):
+            weight = np.float64(scaled[l])
+            sums[l] += weight
+            squares[l] += weight * weight
+            weights[block, l] = scaled[l]
+    return np.sum(sums), np.sum(squares)
 
 
 @kernel(parallel=True)
-def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, weights, refitted):
+def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, refitted):
     """Path-integral update: the mean of the samples under softmax weights of their costs.
 
     w_n ~ exp(-(J_n + temperature * sum action_weight * mean * (theta_n - mean) - min) / temperature)
@@ -79,15 +131,13 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, weigh
     Parameters
     ----------
     costs : ndarray [N] float64
-        +inf for a failed sample, whose weight is exactly 0.
+        +inf for a failed sample, whose weight is exactly 0; none is NaN.
     decisions : ndarray [B, K, nu, LANES]
     mean : ndarray [K, nu] float64
     action_weight : ndarray [K, nu] float64
         1 / sigma^2 for MPPI's action cost; 0 without it.
     kind, temperature
         See `resolve_temperature`.
-    weights : ndarray [B * LANES] float32
-        Out; not normalised.
     refitted : ndarray [K, nu] float64
         Out: the new mean; untouched where no sample is finite.
 
@@ -97,9 +147,8 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, weigh
         In units of cost; between 1 and N (0 where no sample is finite).
     """
     blocks, steps, nu = decisions.shape[0], decisions.shape[1], decisions.shape[2]
-    resolved, least = resolve_temperature(costs, kind, temperature)
-    values = np.full(blocks * LANES, np.inf)
-    lowest = np.full(blocks, np.inf)
+    resolved = resolve_temperature(costs, kind, temperature)
+    values = np.full((blocks, LANES), np.inf)
     for block in prange(blocks):
         action = np.zeros(LANES, np.float32)
         for k in range(steps):
@@ -111,34 +160,17 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, weigh
                         action[l] += factor * (np.float32(decisions[block, k, j, l]) - middle)
         first = block * LANES
         for l in range(min(LANES, costs.size - first)):
-            if np.isfinite(costs[first + l]):
-                values[first + l] = costs[first + l] + resolved * action[l]
-                lowest[block] = min(lowest[block], values[first + l])
-    least = np.inf
-    for block in range(blocks):
-        least = min(least, lowest[block])
-    if not np.isfinite(least):
-        weights[:] = 0
+            values[block, l] = costs[first + l] + resolved * action[l]
+    weights = np.empty((blocks, LANES), np.float32)
+    total, squares = _softmax_weights(values, resolved, weights)
+    if total == 0:
         return resolved, 0.0
-    sums = np.zeros((blocks, 2))
-    for block in prange(blocks):
-        first = block * LANES
-        for l in range(LANES):
-            weights[first + l] = _exp(np.float32(-(values[first + l] - least) / resolved))
-        for l in range(LANES):
-            weight = np.float64(weights[first + l])
-            sums[block, 0] += weight
-            sums[block, 1] += weight * weight
-    total, squares = 0.0, 0.0
-    for block in range(blocks):  # in order: the same bits at any thread count
-        total += sums[block, 0]
-        squares += sums[block, 1]
     for row in prange(steps * nu):
         k, j = row // nu, row % nu
         lane_sums = np.zeros(LANES, np.float32)
         for block in range(blocks):
             for l in range(LANES):
-                lane_sums[l] += weights[block * LANES + l] * np.float32(decisions[block, k, j, l])
+                lane_sums[l] += weights[block, l] * np.float32(decisions[block, k, j, l])
         refitted[k, j] = np.sum(lane_sums.astype(np.float64)) / total
     return resolved, total * total / squares
 

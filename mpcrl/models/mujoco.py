@@ -7,7 +7,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba.core.errors import NumbaError
@@ -21,18 +21,15 @@ from mpcrl.core.threads import ThreadBudget
 from mpcrl.models import physics, scalar
 from mpcrl.models.physics import mujoco
 from mpcrl.models.risk import Mean, Risk
-from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.mujoco_task import MujocoTask, NoParams, control_bounds, load_model
 
 _RECORD_BYTES = 2**26
 """Memory for recorded fields; more samples than fit are simulated one part after the other."""
 
 
-_DRAWING, _JUDGING = 1e-8, 2e-8
-"""Seconds, roughly, to draw one number of a candidate and to evaluate the cost belonging to it."""
-
-
-class NoParams(NamedTuple):
-    """The parameters of a cost that has none."""
+_SERIAL = ThreadBudget(1)
+"""For drawing candidates and judging records, a hundredth of the physics' time: a thread that took part in a parallel
+kernel spins for milliseconds in wait of the next one, on a core that the physics' own threads need."""
 
 
 class MuJoCo:
@@ -46,7 +43,8 @@ class MuJoCo:
     source : MujocoTask, MjModel, or path of an MJCF (XML) or MJB file
         Where it is a task, the other arguments replace what the task says.
     cost : callable
-        `cost(before, u, after, t, p) -> float`; see `MujocoTask`, also for the next three.
+        `cost(before, u, after, t, p) -> float`; see `MujocoTask`, also for the next three. Of a task, its
+        `planning_cost` where it has one.
     terminal, terminated : callable, optional
         A candidate that terminated pays no terminal cost.
     fields : sequence of str
@@ -54,6 +52,7 @@ class MuJoCo:
     current : bool
         Whether derived fields belong to the state after the control (the default), or are one physics step older.
     params : NamedTuple of numbers and arrays, optional
+        A field annotated `int` stays an integer, so that it can index; all others become float64.
     frame_skip : int
         Physics steps per control; 1 if not given.
     scenarios : sequence of MjModel, optional
@@ -98,7 +97,7 @@ class MuJoCo:
         risk: Risk | None = None,
     ) -> None:
         task = source if isinstance(source, MujocoTask) else None
-        self._cost = _chosen(cost, task and task.cost, None)
+        self._cost = _chosen(cost, task and (task.planning_cost or task.cost), None)
         if self._cost is None:
             raise InvalidInput("an MjModel has no cost; give cost=function(before, u, after, t, p)")
         self._terminal = _chosen(terminal, task and task.terminal, None)
@@ -108,6 +107,12 @@ class MuJoCo:
         self._frame_skip = positive_integer("frame_skip", _chosen(frame_skip, task and task.frame_skip, 1))
         self._params = _chosen(params, task and task.params, NoParams())
         self._fields = lanes.fields_of(self._params)
+        kinds = getattr(type(self._params), "__annotations__", {})  # as text in a ForwardRef, where they are put off
+        named = [kinds.get(f.name) for f in self._fields]
+        self._integers = tuple(getattr(kind, "__forward_arg__", kind) in (int, "int") for kind in named)
+        self._apply = task.apply if task else None
+        self._bounds = (task.control_low, task.control_high) if task and task.apply else None
+        self._reported = task.cost if task and self._cost is task.planning_cost else None
         self._risk = risk or Mean()
         model, self._example = _load(source)
         self.use([model] if scenarios is None else scenarios)
@@ -130,30 +135,30 @@ class MuJoCo:
         sizes = {(m.nq, m.nv, m.na, m.nu, m.nmocap, m.nbody, m.nsensordata, physics.state_size(m)) for m in models}
         if len(sizes) > 1:
             raise InvalidInput("all scenarios must have the same numbers of joints, actuators, bodies and sensors")
-        self._recording = physics.Recording.of(models, self._frame_skip, self._names, self._current)
+        self._recording = physics.Recording.of(models, self._frame_skip, self._names, self._current, self._apply)
         self._physics = physics.physics_for(self._recording)
         model = self._recording.models[0]
         self.nx, self.nu = physics.state_size(model), model.nu
+        if self._bounds is not None:
+            self.nu = self._bounds[0].size
         self.dt = self._frame_skip * model.opt.timestep
 
     @property
     def control_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds [nu] of the controls: the actuators' ctrlrange."""
-        model = self._recording.models[0]
-        free = np.flatnonzero(~model.actuator_ctrllimited.astype(bool))
-        if free.size:
-            names = [model.actuator(int(i)).name or int(i) for i in free]
-            raise InvalidInput(f"actuators {names} have no control range; give them a ctrlrange in the model")
-        return model.actuator_ctrlrange[:, 0].copy(), model.actuator_ctrlrange[:, 1].copy()
+        """Lower and upper bounds [nu] of the controls: the actuators' ctrlrange, or those of a task that applies its
+        controls itself."""
+        if self._bounds is not None:
+            return self._bounds[0].copy(), self._bounds[1].copy()
+        return control_bounds(self._recording.models[0])
 
     def costs(
         self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget
     ) -> np.ndarray:
         """Cost of each candidate [N]; see `Model.costs`."""
-        with threads.for_work(_DRAWING * candidates.controls.size).kernels():
+        with _SERIAL.kernels():
             rows = candidates.rows()
         state, controls = self._checked(state, rows)
-        values = lanes.coerce(params, self._fields, self.dtype)
+        values = self._coerced(params)
         count, scenarios = controls.shape[0], len(self._recording.models)
         costs = np.full((scenarios, count), np.inf)  # what the kernel does not reach must not look cheap
         if not np.isfinite(state).all():
@@ -163,8 +168,7 @@ class MuJoCo:
         for low in range(0, count, part):
             chunk = controls[low : low + part]
             out = np.full(scenarios * len(chunk), np.inf)
-            # threads that wait for the next kernel would take the cores from the physics' own
-            with threads.for_work(_JUDGING * chunk.size).kernels():
+            with _SERIAL.kernels():
                 try:
                     run = self._physics.simulate(state, chunk, threads.count)
                     records = [array for field in zip(run.before, run.after, run.first, strict=True) for array in field]
@@ -185,7 +189,7 @@ class MuJoCo:
         data = mujoco.MjData(model)
         with physics.quiet():
             for sample, row in zip(controls, states, strict=True):
-                for h in physics.stepped(model, data, state, sample, self._frame_skip, refresh=False):
+                for h in physics.stepped(self._recording, model, data, state, sample, refresh=False):
                     if isinstance(h, physics.Failure):
                         row[h.control + 1 :] = np.nan
                     else:
@@ -193,7 +197,10 @@ class MuJoCo:
         return states
 
     def terms(self, state: np.ndarray, control: np.ndarray, t: int, params: Any) -> dict[str, float]:
-        """The cost of one control step under the first scenario as "cost"; see `Model.terms`."""
+        """The cost of one control step under the first scenario as "cost"; see `Model.terms`.
+
+        Where a task's planning cost differs from its cost, that is added as "planning cost".
+        """
         state, controls = self._checked(state, np.asarray(control, np.float64)[None, None])
         try:
             run = physics.SteppedPhysics(self._recording).simulate(state, controls, 1)
@@ -203,11 +210,24 @@ class MuJoCo:
             return {"cost": np.inf}
         before, after = ([records[0] for records in run.before], [records[0, 0] for records in run.after])
         record = self._module.Record
-        return {"cost": float(self._cost(record(*before), controls[0, 0], record(*after), t, params))}
+        arguments = record(*before), controls[0, 0], record(*after), t, params
+        own = float(self._cost(*arguments))
+        if self._reported is None:
+            return {"cost": own}
+        return {"cost": float(self._reported(*arguments)), "planning cost": own}
 
     def example_state(self) -> np.ndarray:
         """The state [nx] after the environment's first reset, or the model's own initial state."""
         return self._example.copy()
+
+    def _coerced(self, params: Any) -> tuple[Any, ...]:
+        values = list(lanes.coerce(params, self._fields, self.dtype))
+        for i, (field, integer) in enumerate(zip(self._fields, self._integers, strict=True)):
+            if integer and field.shape is None:
+                if not float(values[i]).is_integer():
+                    raise InvalidInput(f"params.{field.name} is annotated int, got {params[i]!r}")
+                values[i] = int(values[i])
+        return tuple(values)
 
     def _checked(self, state: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         state = np.ascontiguousarray(state, np.float64)
@@ -230,17 +250,16 @@ class MuJoCo:
         return f"""# {scalar.fingerprint(self._cost, self._terminal, self._terminated)}
 from collections import namedtuple
 import numpy as np
-from numba import prange
 from mpcrl.core.compile import kernel
 
 Record = namedtuple("Record", {list(self._names)})
 Params = namedtuple("Params", {[f.name for f in self._fields]})
 
 
-@kernel(parallel=True)
+@kernel
 def evaluate(controls, healthy, t, out, stride{records}{params}):
     count, horizon, nu = controls.shape
-    for row in prange(out.shape[0]):
+    for row in range(out.shape[0]):
         p = Params({params[2:]})
         scenario, sample = row // count, row % count
         before = Record({", ".join(f"before{i}[scenario]" for i in fields)})
@@ -270,7 +289,7 @@ def evaluate(controls, healthy, t, out, stride{records}{params}):
         model, data = self._recording.models[0], mujoco.MjData(self._recording.models[0])
         mujoco.mj_forward(model, data)
         record = self._module.Record(*(getattr(data, name).copy() for name in self._names))
-        params = type(self._params)(*lanes.coerce(self._params, self._fields, self.dtype))
+        params = type(self._params)(*self._coerced(self._params))
         calls: list[tuple[str, Any, tuple[Any, ...]]] = [
             ("cost", self._cost, (record, np.zeros(self.nu), record, 0, params))
         ]
@@ -310,14 +329,7 @@ def _load(source: Any) -> tuple[mujoco.MjModel, np.ndarray]:
             return copy.copy(source.mj_model(env)), source.state(env)
         finally:
             env.close()
-    if isinstance(source, mujoco.MjModel):
-        model = source
-    else:
-        path = os.fspath(source)
-        try:
-            model = (mujoco.MjModel.from_binary_path if path.endswith(".mjb") else mujoco.MjModel.from_xml_path)(path)
-        except (ValueError, mujoco.FatalError) as error:
-            raise InvalidInput(f"cannot load a MuJoCo model from {path!r}: {error}") from error
+    model = source if isinstance(source, mujoco.MjModel) else load_model(source)
     state = np.empty(physics.state_size(model))
     mujoco.mj_getState(model, mujoco.MjData(model), state, physics.STATE)
     return model, state

@@ -16,7 +16,7 @@ import copy
 import difflib
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -40,6 +40,11 @@ _FULL, _USER = mujoco.mjtState.mjSTATE_FULLPHYSICS, mujoco.mjtState.mjSTATE_USER
 _INPUTS = {"ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat", "userdata"}
 _IN_STATE = {"qpos", "qvel", "act", "qacc_warmstart", "plugin_state", *_INPUTS}
 _ROLLOUT_RECORDS = {"qpos", "qvel", "act", "sensordata"}
+_BODY_FORCES = {"cacc", "cfrc_int", "cfrc_ext"}
+"""What mj_step leaves out unless a sensor asks for it, and mj_rnePostConstraint computes."""
+
+Apply = Callable[[Any, Any, np.ndarray], None]
+"""`apply(model, data, u)`: how a control reaches the simulation where it is not `data.ctrl`."""
 
 
 class Trajectories(NamedTuple):
@@ -81,6 +86,8 @@ class Recording:
         since mj_step computes what belongs to a state at the beginning of the next step.
     size : int
         Numbers in one record of all fields.
+    apply : callable or None
+        See `Apply`; None writes `data.ctrl`.
     """
 
     models: tuple[Any, ...]
@@ -88,15 +95,24 @@ class Recording:
     fields: tuple[str, ...]
     shifts: tuple[int, ...]
     size: int
+    apply: Apply | None = None
 
     @classmethod
-    def of(cls, models: Sequence[Any], frame_skip: int, fields: Sequence[str], current: bool) -> Recording:
+    def of(
+        cls, models: Sequence[Any], frame_skip: int, fields: Sequence[str], current: bool, apply: Apply | None = None
+    ) -> Recording:
         """Copies of the models, and the fields checked against them."""
         planning = tuple(planning_model(model, fields) for model in models)
         with quiet():
             shifts = tuple(int(_stage(planning[0], name) == "velocity" and current) for name in fields)
         data = mujoco.MjData(planning[0])
-        return cls(planning, frame_skip, tuple(fields), shifts, sum(getattr(data, name).size for name in fields))
+        size = sum(getattr(data, name).size for name in fields)
+        return cls(planning, frame_skip, tuple(fields), shifts, size, apply)
+
+    @property
+    def body_forces(self) -> bool:
+        """Whether mj_rnePostConstraint has to run for what is recorded."""
+        return not _BODY_FORCES.isdisjoint(self.fields)
 
 
 class Physics(Protocol):
@@ -113,7 +129,7 @@ def physics_for(recording: Recording) -> Physics:
     runge_kutta = any(model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 for model in recording.models)
     shifts = dict(zip(recording.fields, recording.shifts, strict=True))
     shifted = any(shift for name, shift in shifts.items() if name != "sensordata")
-    if runge_kutta and shifted:
+    if recording.apply is not None or recording.body_forces or (runge_kutta and shifted):
         return SteppedPhysics(recording)
     if batch is not None:
         return BatchPhysics(recording)
@@ -156,6 +172,8 @@ class _Simulations:
             for model, data in zip(self._recording.models, self._data, strict=True):
                 mujoco.mj_setState(model, data, state, STATE)
                 mujoco.mj_forward(model, data)
+                if self._recording.body_forces:
+                    mujoco.mj_rnePostConstraint(model, data)
         return tuple(np.stack([getattr(data, name) for data in self._data]) for name in self._recording.fields)
 
     def _held(self, controls: np.ndarray) -> np.ndarray:
@@ -280,10 +298,12 @@ class SteppedPhysics(_Simulations):
                 data = mujoco.MjData(model)
                 for sample in range(worker, count, threads):
                     row = scenario * count + sample
-                    for step in stepped(model, data, state, controls[sample], recording.frame_skip, refresh):
+                    for step in stepped(recording, model, data, state, controls[sample], refresh):
                         if isinstance(step, Failure):
                             healthy[row] = step.control
                             break
+                        if recording.body_forces:
+                            mujoco.mj_rnePostConstraint(model, data)
                         for name, records in zip(recording.fields, after, strict=True):
                             records[row, step] = getattr(data, name)
 
@@ -299,15 +319,21 @@ class Failure(NamedTuple):
 
 
 def stepped(
-    model: Any, data: Any, state: np.ndarray, controls: np.ndarray, frame_skip: int, refresh: bool
+    recording: Recording, model: Any, data: Any, state: np.ndarray, controls: np.ndarray, refresh: bool
 ) -> Iterator[int | Failure]:
     """Apply controls [H, nu] from a state to `data`; yields h after control h, and a Failure where there is one."""
     mujoco.mj_resetData(model, data)
     mujoco.mj_setState(model, data, state, STATE)
+    if recording.apply is not None:  # it may read derived fields; the solver must start where it would have
+        mujoco.mj_forward(model, data)
+        mujoco.mj_setState(model, data, state, STATE)
     start, steps, horizon = data.time, 0, len(controls)
     for h in range(horizon + 1):
-        data.ctrl[:] = controls[min(h, horizon - 1)]
-        more = frame_skip if h < horizon else 1
+        if recording.apply is None:
+            data.ctrl[:] = controls[min(h, horizon - 1)]
+        else:
+            recording.apply(model, data, controls[min(h, horizon - 1)])
+        more = recording.frame_skip if h < horizon else 1
         try:
             mujoco.mj_step(model, data, more)
         except mujoco.FatalError:
@@ -344,7 +370,12 @@ def _stage(model: Any, name: str) -> str:
         raise InvalidInput(f"fields must be arrays of numbers in MjData that this model has, got {name!r}{hint}")
     if name in _IN_STATE:
         return "state"
-    for stage, step in (("velocity", mujoco.mj_step1), ("acceleration", mujoco.mj_step)):
+    stages = (
+        ("velocity", mujoco.mj_step1),
+        ("acceleration", mujoco.mj_step),
+        ("acceleration", mujoco.mj_rnePostConstraint),
+    )
+    for stage, step in stages:
         field[...] = np.nan
         step(model, data)
         if not np.isnan(field).all():

@@ -133,8 +133,12 @@ class Sampler:
         unit = space.half_range / (space.dt if self._lifted else 1.0)
         self._width = planner.width * decay[:, None] * unit[None, :]
         self._unit = unit
+        charged = (
+            isinstance(planner.refit, Softmax) and planner.refit.action_cost
+        )  # by widths that Softmax leaves alone
+        self._action_weight = 1 / np.maximum(self._width, 1e-12) ** 2 if charged else np.zeros_like(self._width)
         self._decision_bounds = np.repeat(self._bounds[:2, None], decisions, axis=1)
-        self._moves: dict[float, np.ndarray] = {}
+        self._moves: dict[float, np.ndarray] = {}  # by elapsed steps: a matrix, or indices where values only move
         again = self._kept_elites() if planner.schedule.reuse else 0
         self._counts = planner.schedule.counts(again)
         if min(self._counts) < planner.schedule.least:
@@ -142,7 +146,7 @@ class Sampler:
                 f"{planner.name}: a budget of {planner.budget} trajectories is too small for its iterations, "
                 f"elites and reuse; use at least {planner.schedule.iterations * planner.schedule.least + again}"
             )
-        self._buffers: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._buffers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     # ---- the plan's life -----------------------------------------------------------------------------------------
     def init(self) -> PlanState:
@@ -206,7 +210,7 @@ class Sampler:
 
     def samples(self, state: PlanState) -> int:
         """Candidates that the next iteration simulates."""
-        again = int(np.isnan(state.elite_costs).sum())
+        again = int(np.isnan(state.elite_costs).sum()) if state.elite_costs.size else 0
         return self._counts[min(state.iteration, len(self._counts) - 1)] + again
 
     def remaining(self, state: PlanState) -> int:
@@ -226,7 +230,7 @@ class Sampler:
             How many, if not as scheduled (a plan short of time).
         """
         count = samples or self.samples(state)
-        controls, decisions, _ = self._storage(count)
+        controls, decisions = self._storage(count)
         bounds = self._bounds.copy()
         bounds[3] = state.applied
         recipe = Recipe(
@@ -257,22 +261,20 @@ class Sampler:
 
     def update(self, state: PlanState, candidates: Candidates, costs: np.ndarray) -> tuple[PlanState, IterationInfo]:
         """Refit to the costs [N] of candidates; a sample whose cost is not finite has no weight at all."""
-        costs = np.where(np.isfinite(costs), costs, np.inf)
-        failed = int(np.isinf(costs).sum())
-        decisions = candidates.decisions
+        screened = np.empty(costs.size)
+        winner, failed = refit_kernels.screen(costs, screened)
+        costs, decisions = screened, candidates.decisions
         if self._lifted:
             curve: Derivative = self.planner.parametrisation  # type: ignore[assignment]
             weight = curve.change_weight / float(np.mean(self.space.half_range)) ** 2
             refit_kernels.change_cost(candidates.controls, state.applied, weight, costs)
-        winner = int(costs.argmin())
-        best, best_cost = state.best, state.best_cost
-        if costs[winner] < best_cost:
-            best, best_cost = self._gather(decisions, np.array([winner]))[0], float(costs[winner])
+            winner = int(costs.argmin())
+        best, best_cost, least = state.best, state.best_cost, float(costs[winner])
+        if least < best_cost:
+            best, best_cost = self._sample(decisions, winner), least
+        info = IterationInfo(samples=costs.size, failed=failed, effective_sample_size=0.0, best_cost=least)
         state = state._replace(best=best, best_cost=best_cost, iteration=state.iteration + 1)
-        info = IterationInfo(
-            samples=costs.size, failed=failed, effective_sample_size=0.0, best_cost=float(costs[winner])
-        )
-        if not np.isfinite(info.best_cost):
+        if least == np.inf:
             return state, info
         refit = self.planner.refit
         if isinstance(refit, Best):
@@ -327,20 +329,22 @@ class Sampler:
             if len(self._moves) > 8:  # elapsed times that never recur
                 self._moves.clear()
             weights = self.planner.parametrisation.weights(np.minimum(later, last), self.planner.horizon)
-            self._moves[elapsed] = weights
-        moved = self._moves[elapsed] @ decisions
+            held = ((weights == 1).sum(axis=1) == 1) & ((weights != 0).sum(axis=1) == 1)
+            self._moves[elapsed] = weights.argmax(axis=1) if held.all() else weights
+        move = self._moves[elapsed]
+        moved = decisions[:, move] if move.ndim == 1 else move @ decisions
         if beyond is not None:
             moved[:, later > last + 1e-9] = beyond
         return moved
 
-    def _storage(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Buffers for controls, decisions and weights of `count` samples."""
+    def _storage(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Buffers for controls and decisions of `count` samples."""
         blocks = -(-count // LANES)
         if blocks not in self._buffers:
             horizon, (steps, nu) = self.planner.horizon, self._width.shape
             controls = np.zeros((blocks, horizon, nu, LANES), self.space.dtype)
             decisions = np.zeros((blocks, steps, nu, LANES), self.space.dtype) if self._basis.size else controls
-            self._buffers[blocks] = controls, decisions, np.zeros(blocks * LANES, np.float32)
+            self._buffers[blocks] = controls, decisions
         return self._buffers[blocks]
 
     def _scale(self, state: PlanState) -> np.ndarray:
@@ -359,15 +363,21 @@ class Sampler:
         with_mean = schedule.mean_candidate == "first" or (
             schedule.mean_candidate == "last" and state.iteration == self.iterations(state) - 1
         )
+        if not (with_mean or len(state.elites)):
+            return state.elites
         again = state.elites[np.isnan(state.elite_costs)]
-        given = [state.mean[None]] if with_mean else []
-        return np.concatenate([*given, again])[:count] if given or len(again) else state.elites[:0]
+        return np.concatenate([state.mean[None], again] if with_mean else [again])[:count]
 
     def _theta_bounds(self, state: PlanState) -> np.ndarray:
         """Bounds [2, K, nu] of the decisions: those of the controls, or rates that keep lifted controls within them."""
         if self._lifted:
             return np.stack([self._low - state.base, self._high - state.base]) / self.space.dt
         return self._decision_bounds
+
+    @staticmethod
+    def _sample(decisions: np.ndarray, index: int) -> np.ndarray:
+        """Decisions [K, nu] of one sample, in float64."""
+        return decisions[index // LANES, :, :, index % LANES].astype(np.float64)
 
     @staticmethod
     def _gather(decisions: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -396,11 +406,9 @@ class Sampler:
     def _refit_softmax(
         self, refit: Softmax, state: PlanState, info: IterationInfo, decisions: np.ndarray, costs: np.ndarray
     ) -> tuple[PlanState, IterationInfo]:
-        _, _, weights = self._storage(costs.size)
-        action_weight = 1 / np.maximum(state.std, 1e-12) ** 2 if refit.action_cost else np.zeros_like(state.mean)
         mean = state.mean.copy()
         temperature, effective = refit_kernels.softmax_mean(
-            costs, decisions, state.mean, action_weight, TEMPERATURE_KINDS[refit.kind], refit.temperature, weights, mean
+            costs, decisions, state.mean, self._action_weight, TEMPERATURE_KINDS[refit.kind], refit.temperature, mean
         )
         info = info._replace(effective_sample_size=effective, temperature=temperature)
         base = state.base

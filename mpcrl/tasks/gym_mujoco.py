@@ -8,34 +8,25 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
 
 
-class HalfCheetahParams(NamedTuple):
-    """Weights of HalfCheetah-v5's reward, and the control period in s."""
-
-    forward_reward_weight: float = 1.0
-    ctrl_cost_weight: float = 0.1
-    dt: float = 0.05
-
-
-def half_cheetah_cost(before: Any, u: Any, after: Any, t: int, p: HalfCheetahParams) -> float:
-    """Forward speed of the root, paid for by squared controls."""
-    speed = (after.qpos[0] - before.qpos[0]) / p.dt
-    return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed
+def squared(vector: Any) -> float:
+    """Sum of squares of a vector."""
+    total = 0.0
+    for i in range(vector.shape[0]):
+        total += vector[i] * vector[i]
+    return total
 
 
-def half_cheetah() -> MujocoTask:
-    """HalfCheetah-v5: run forward. Controls are six joint torques in [-1, 1]."""
-    return mujoco_task(
-        "HalfCheetah-v5",
-        fields=("qpos",),
-        cost=half_cheetah_cost,
-        params=HalfCheetahParams(),
-        preset={"planner": "icem", "budget": 100, "horizon": 30, "beta": 0.5, "elites": 5},
-    )
+def distance(a: Any, b: Any) -> float:
+    """Between two points in space, m."""
+    return math.sqrt((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + (a[2] - b[2]) ** 2)
 
 
+# ---- pendulums ---------------------------------------------------------------------------------------------------
 class InvertedPendulumParams(NamedTuple):
     """The pole's angle from upright at which an episode of InvertedPendulum-v5 ends, rad."""
 
@@ -54,7 +45,7 @@ def inverted_pendulum_terminated(after: Any, p: InvertedPendulumParams) -> bool:
 
 
 def inverted_pendulum() -> MujocoTask:
-    """InvertedPendulum-v5: keep a pole on a cart upright by a force on the cart in [-3, 3]."""
+    """Keep a pole on a cart upright by a force on the cart in [-3, 3]."""
     return mujoco_task(
         "InvertedPendulum-v5",
         fields=("qpos", "qvel"),
@@ -65,37 +56,363 @@ def inverted_pendulum() -> MujocoTask:
     )
 
 
-class ReacherParams(NamedTuple):
-    """Weights of Reacher-v5's reward."""
+class DoublePendulumParams(NamedTuple):
+    """The tip's site, its height in m at which an episode of InvertedDoublePendulum-v5 ends, and weights."""
 
+    tip: int
+    min_height: float = 1.0
+    healthy_reward: float = 10.0
+    rail_weight: float = 0.01
+    upper_height: float = 2.0
+    lower_rate_weight: float = 1e-3
+    upper_rate_weight: float = 5e-3
+
+
+def double_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: DoublePendulumParams) -> float:
+    """Distance of the tip from above the rail's middle, and the poles' rates, against a bonus while the tip is up."""
+    tip, rates = after.site_xpos[p.tip], after.qvel
+    away = p.rail_weight * tip[0] ** 2 + (tip[2] - p.upper_height) ** 2
+    fast = p.lower_rate_weight * rates[1] ** 2 + p.upper_rate_weight * rates[2] ** 2
+    return away + fast - (0.0 if double_pendulum_terminated(after, p) else p.healthy_reward)
+
+
+def double_pendulum_terminated(after: Any, p: DoublePendulumParams) -> bool:
+    """Whether the tip is too low."""
+    return after.site_xpos[p.tip, 2] <= p.min_height
+
+
+def inverted_double_pendulum() -> MujocoTask:
+    """Keep two poles on a cart upright by a force on the cart in [-1, 1]."""
+    return mujoco_task(
+        "InvertedDoublePendulum-v5",
+        fields=("site_xpos", "qvel"),
+        cost=double_pendulum_cost,
+        terminated=double_pendulum_terminated,
+        params=lambda model, env: DoublePendulumParams(tip=model.site("tip").id),
+        preset={"planner": "icem", "budget": 60, "horizon": 20, "beta": 0.5},
+    )
+
+
+# ---- arms --------------------------------------------------------------------------------------------------------
+class ReacherParams(NamedTuple):
+    """Bodies, and weights of Reacher-v5's reward."""
+
+    fingertip: int
+    target: int
     reward_dist_weight: float = 1.0
     reward_control_weight: float = 1.0
 
 
-_FINGERTIP, _TARGET = 3, 4  # bodies
-
-
 def reacher_cost(before: Any, u: Any, after: Any, t: int, p: ReacherParams) -> float:
     """Distance in m from fingertip to target, and squared controls. The target's place is part of qpos."""
-    tip, target = after.xpos[_FINGERTIP], after.xpos[_TARGET]
-    distance = math.sqrt((tip[0] - target[0]) ** 2 + (tip[1] - target[1]) ** 2 + (tip[2] - target[2]) ** 2)
-    return p.reward_dist_weight * distance + p.reward_control_weight * squared(u)
+    away = distance(after.xpos[p.fingertip], after.xpos[p.target])
+    return p.reward_dist_weight * away + p.reward_control_weight * squared(u)
 
 
 def reacher() -> MujocoTask:
-    """Reacher-v5: bring a two-link arm's tip to a random target. Controls are two torques in [-1, 1]."""
+    """Bring a two-link arm's tip to a random target. Controls are two torques in [-1, 1]."""
     return mujoco_task(
         "Reacher-v5",
         fields=("xpos",),
         cost=reacher_cost,
-        params=ReacherParams(),
+        params=lambda model, env: ReacherParams(model.body("fingertip").id, model.body("target").id),
         preset={"planner": "icem", "budget": 60, "horizon": 15},
     )
 
 
-def squared(u: Any) -> float:
-    """Sum of squares of a vector."""
+class PusherParams(NamedTuple):
+    """Bodies, weights of Pusher-v5's reward, and those of the planning cost."""
+
+    tip: int
+    object: int
+    goal: int
+    reward_near_weight: float = 0.5
+    reward_dist_weight: float = 1.0
+    reward_control_weight: float = 0.1
+    behind: float = 0.08
+    behind_weight: float = 0.5
+
+
+def pusher_cost(before: Any, u: Any, after: Any, t: int, p: PusherParams) -> float:
+    """Distances in m of the object from the goal and of the tip from the object, and squared controls."""
+    near = distance(after.xpos[p.object], after.xpos[p.tip])
+    away = distance(after.xpos[p.object], after.xpos[p.goal])
+    return p.reward_near_weight * near + p.reward_dist_weight * away + p.reward_control_weight * squared(u)
+
+
+def pusher_planning_cost(before: Any, u: Any, after: Any, t: int, p: PusherParams) -> float:
+    """The cost, and the tip's distance from where pushing moves the object to the goal: `behind` it, seen from there.
+
+    The reward alone draws the tip to the object's near side, from where every push leads away from the goal.
+    """
+    tip, thing, goal = after.xpos[p.tip], after.xpos[p.object], after.xpos[p.goal]
+    dx, dy = thing[0] - goal[0], thing[1] - goal[1]
+    length = math.sqrt(dx * dx + dy * dy) + 1e-6
+    x, y = thing[0] + p.behind * dx / length, thing[1] + p.behind * dy / length
+    missed = math.sqrt((tip[0] - x) ** 2 + (tip[1] - y) ** 2)
+    unsolved = min(1.0, length / p.behind)  # at the goal there is nothing left to push
+    return pusher_cost(before, u, after, t, p) + p.behind_weight * unsolved * missed
+
+
+def pusher() -> MujocoTask:
+    """Push a cylinder to a goal with a seven-joint arm. Controls are seven torques in [-2, 2]."""
+    return mujoco_task(
+        "Pusher-v5",
+        fields=("xpos",),
+        cost=pusher_cost,
+        planning_cost=pusher_planning_cost,
+        params=lambda model, env: PusherParams(*(model.body(name).id for name in ("tips_arm", "object", "goal"))),
+        preset={"planner": "icem", "budget": 120, "horizon": 25, "iterations": 3, "beta": 2.0},
+    )
+
+
+# ---- runners in the plane ----------------------------------------------------------------------------------------
+class ForwardParams(NamedTuple):
+    """Weights of the reward of HalfCheetah-v5 and Swimmer-v5, and the control period in s."""
+
+    forward_reward_weight: float
+    ctrl_cost_weight: float
+    dt: float
+
+
+def forward_cost(before: Any, u: Any, after: Any, t: int, p: ForwardParams) -> float:
+    """Forward speed of the root, paid for by squared controls."""
+    speed = (after.qpos[0] - before.qpos[0]) / p.dt
+    return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed
+
+
+def half_cheetah() -> MujocoTask:
+    """Run forward. Controls are six joint torques in [-1, 1]."""
+    return mujoco_task(
+        "HalfCheetah-v5",
+        fields=("qpos",),
+        cost=forward_cost,
+        params=lambda model, env: ForwardParams(1.0, 0.1, env.unwrapped.dt),
+        preset={"planner": "icem", "budget": 100, "horizon": 30, "beta": 0.5, "elites": 5},
+    )
+
+
+def swimmer() -> MujocoTask:
+    """Swim forward with three links in a viscous fluid. Controls are two torques in [-1, 1]."""
+    return mujoco_task(
+        "Swimmer-v5",
+        fields=("qpos",),
+        cost=forward_cost,
+        params=lambda model, env: ForwardParams(1.0, 1e-4, env.unwrapped.dt),
+        preset={"planner": "icem", "budget": 100, "horizon": 60, "iterations": 3, "beta": 3.0},
+    )
+
+
+class LeggedParams(NamedTuple):
+    """Hopper-v5 and Walker2d-v5: weights, what a healthy state is, and weights of the planning cost.
+
+    The torso's height z in m, its angle in rad, and the limit of all positions and velocities after those.
+    """
+
+    dt: float
+    min_z: float
+    max_z: float
+    max_angle: float
+    max_state: float
+    forward_reward_weight: float = 1.0
+    ctrl_cost_weight: float = 1e-3
+    healthy_reward: float = 1.0
+    lean_weight: float = 0.5
+    fall: float = 100.0
+
+
+def legged_terminated(after: Any, p: LeggedParams) -> bool:
+    """Whether the robot has fallen."""
+    z, angle = after.qpos[1], after.qpos[2]
+    healthy = p.min_z < z < p.max_z and -p.max_angle < angle < p.max_angle
+    for i in range(2, after.qpos.shape[0]):
+        healthy = healthy and -p.max_state < after.qpos[i] < p.max_state
+    for i in range(after.qvel.shape[0]):
+        healthy = healthy and -p.max_state < after.qvel[i] < p.max_state
+    return not healthy
+
+
+def legged_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams) -> float:
+    """Forward speed of the root and a bonus while the robot is healthy, paid for by squared controls."""
+    speed = (after.qpos[0] - before.qpos[0]) / p.dt
+    bonus = 0.0 if legged_terminated(after, p) else p.healthy_reward
+    return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed - bonus
+
+
+def legged_planning_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams) -> float:
+    """The cost; a lean, which comes before a fall; and the fall itself, whose price lies mostly beyond the horizon."""
+    lean = p.lean_weight * (after.qpos[2] / p.max_angle) ** 2
+    return legged_cost(before, u, after, t, p) + lean + (p.fall if legged_terminated(after, p) else 0.0)
+
+
+def hopper() -> MujocoTask:
+    """Hop forward on one leg without falling. Controls are three joint torques in [-1, 1]."""
+    return mujoco_task(
+        "Hopper-v5",
+        fields=("qpos", "qvel"),
+        cost=legged_cost,
+        planning_cost=legged_planning_cost,
+        terminated=legged_terminated,
+        params=lambda model, env: LeggedParams(
+            dt=env.unwrapped.dt, min_z=0.7, max_z=math.inf, max_angle=0.2, max_state=100.0
+        ),
+        preset={"planner": "icem", "budget": 100, "horizon": 50, "iterations": 3, "beta": 2.0},
+    )
+
+
+def walker2d() -> MujocoTask:
+    """Walk forward on two legs without falling. Controls are six joint torques in [-1, 1]."""
+    return mujoco_task(
+        "Walker2d-v5",
+        fields=("qpos", "qvel"),
+        cost=legged_cost,
+        planning_cost=legged_planning_cost,
+        terminated=legged_terminated,
+        params=lambda model, env: LeggedParams(
+            dt=env.unwrapped.dt, min_z=0.8, max_z=2.0, max_angle=1.0, max_state=math.inf
+        ),
+        preset={"planner": "icem", "budget": 120, "horizon": 50, "iterations": 4, "beta": 2.0},
+    )
+
+
+# ---- runners in space --------------------------------------------------------------------------------------------
+class AntParams(NamedTuple):
+    """The torso, the control period in s, healthy heights in m, and weights of Ant-v5's reward."""
+
+    torso: int
+    dt: float
+    min_z: float = 0.2
+    max_z: float = 1.0
+    forward_reward_weight: float = 1.0
+    ctrl_cost_weight: float = 0.5
+    contact_cost_weight: float = 5e-4
+    max_contact_force: float = 1.0
+    healthy_reward: float = 1.0
+
+
+def ant_terminated(after: Any, p: AntParams) -> bool:
+    """Whether the ant has fallen or flies."""
+    finite = math.isfinite(squared(after.qpos) + squared(after.qvel))
+    return not (finite and p.min_z <= after.qpos[2] <= p.max_z)
+
+
+def ant_cost(before: Any, u: Any, after: Any, t: int, p: AntParams) -> float:
+    """Forward speed of the torso and a bonus while healthy, paid for by squared controls and contact forces."""
+    speed = (after.xpos[p.torso, 0] - before.xpos[p.torso, 0]) / p.dt
+    contact = 0.0
+    for body in range(after.cfrc_ext.shape[0]):
+        for i in range(6):
+            contact += min(max(after.cfrc_ext[body, i], -p.max_contact_force), p.max_contact_force) ** 2
+    bonus = 0.0 if ant_terminated(after, p) else p.healthy_reward
+    paid = p.ctrl_cost_weight * squared(u) + p.contact_cost_weight * contact
+    return paid - p.forward_reward_weight * speed - bonus
+
+
+def ant() -> MujocoTask:
+    """Run forward on four legs. Controls are eight joint torques in [-1, 1]."""
+    return mujoco_task(
+        "Ant-v5",
+        fields=("qpos", "qvel", "xpos", "cfrc_ext"),
+        cost=ant_cost,
+        terminated=ant_terminated,
+        params=lambda model, env: AntParams(torso=model.body("torso").id, dt=env.unwrapped.dt),
+        preset={"planner": "icem", "budget": 120, "horizon": 16, "iterations": 3, "beta": 2.0},
+    )
+
+
+class HumanoidParams(NamedTuple):
+    """Mass of each body in kg, torso, control period in s, healthy heights in m, and weights of Humanoid-v5's reward
+    and of the planning cost."""
+
+    mass: np.ndarray
+    torso: int
+    dt: float
+    min_z: float = 1.0
+    max_z: float = 2.0
+    forward_reward_weight: float = 1.25
+    ctrl_cost_weight: float = 0.1
+    contact_cost_weight: float = 5e-7
+    max_contact_cost: float = 10.0
+    healthy_reward: float = 5.0
+    lean_weight: float = 5.0
+    stand_z: float = 1.3
+    sink_weight: float = 20.0
+    fall: float = 200.0
+
+
+def centre_of_mass(record: Any, mass: Any) -> float:
+    """Its x, m: of the centres of the bodies as recorded, and so as old as they are."""
+    moment, total = 0.0, 0.0
+    for body in range(mass.shape[0]):
+        moment += mass[body] * record.xipos[body, 0]
+        total += mass[body]
+    return moment / total
+
+
+def squared_forces(after: Any) -> float:
+    """Sum of squares of the contact forces and torques on all bodies."""
     total = 0.0
-    for i in range(u.shape[0]):
-        total += u[i] * u[i]
+    for body in range(after.cfrc_ext.shape[0]):
+        total += squared(after.cfrc_ext[body])
     return total
+
+
+def humanoid_terminated(after: Any, p: HumanoidParams) -> bool:
+    """Whether the robot has fallen."""
+    return not p.min_z < after.qpos[2] < p.max_z
+
+
+def humanoid_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
+    """Forward speed of the centre of mass and a bonus while healthy, paid for by squared controls and contacts."""
+    speed = (centre_of_mass(after, p.mass) - centre_of_mass(before, p.mass)) / p.dt
+    contact = min(p.contact_cost_weight * squared_forces(after), p.max_contact_cost)
+    bonus = 0.0 if humanoid_terminated(after, p) else p.healthy_reward
+    return p.ctrl_cost_weight * squared(u) + contact - p.forward_reward_weight * speed - bonus
+
+
+def humanoid_planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
+    """The cost; leaning and sinking, which come before a fall; and the fall, whose price lies beyond the horizon."""
+    lean = p.lean_weight * (1.0 - after.xmat[p.torso, 8])
+    sink = p.sink_weight * max(0.0, p.stand_z - after.qpos[2]) ** 2
+    return humanoid_cost(before, u, after, t, p) + lean + sink + (p.fall if humanoid_terminated(after, p) else 0.0)
+
+
+def humanoid() -> MujocoTask:
+    """Walk forward on two legs without falling. Controls are 17 joint torques in [-0.4, 0.4]."""
+    return mujoco_task(
+        "Humanoid-v5",
+        fields=("qpos", "xipos", "xmat", "cfrc_ext"),
+        cost=humanoid_cost,
+        planning_cost=humanoid_planning_cost,
+        terminated=humanoid_terminated,
+        params=lambda model, env: HumanoidParams(
+            mass=model.body_mass.copy(), torso=model.body("torso").id, dt=env.unwrapped.dt
+        ),
+        preset={"planner": "icem", "budget": 100, "horizon": 20, "iterations": 4, "beta": 2.0, "width": 0.3},
+    )
+
+
+class StandupParams(NamedTuple):
+    """The physics' time step in s, and weights of HumanoidStandup-v5's reward."""
+
+    timestep: float
+    ctrl_cost_weight: float = 0.1
+    impact_cost_weight: float = 0.5e-6
+    max_impact_cost: float = 10.0
+
+
+def standup_cost(before: Any, u: Any, after: Any, t: int, p: StandupParams) -> float:
+    """Height of the torso, paid for by squared controls and contact forces."""
+    impact = min(p.impact_cost_weight * squared_forces(after), p.max_impact_cost)
+    return p.ctrl_cost_weight * squared(u) + impact - after.qpos[2] / p.timestep - 1.0
+
+
+def humanoid_standup() -> MujocoTask:
+    """Get up from lying on the back. Controls are 17 joint torques in [-0.4, 0.4]."""
+    return mujoco_task(
+        "HumanoidStandup-v5",
+        fields=("qpos", "cfrc_ext"),
+        cost=standup_cost,
+        params=lambda model, env: StandupParams(timestep=model.opt.timestep),
+        preset={"planner": "icem", "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
+    )

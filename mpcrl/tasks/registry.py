@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from mpcrl.core.errors import unknown_name
-from mpcrl.tasks import dm_control, gym_mujoco
+from mpcrl.core.errors import InvalidInput, unknown_name
+from mpcrl.tasks import gym_mujoco, robotics
 from mpcrl.tasks.acrobot import acrobot_swingup
 from mpcrl.tasks.cart_double_pendulum import cart_double_pendulum
 from mpcrl.tasks.cartpole import cartpole_swingup
 from mpcrl.tasks.diffdrive import diffdrive_costmap
+from mpcrl.tasks.dm_control import (
+    acrobot,
+    ball_in_cup,
+    cartpole,
+    cheetah,
+    finger,
+    fish,
+    hopper,
+    humanoid,
+    manipulator,
+    pendulum,
+    point_mass,
+    quadruped,
+    reacher,
+    swimmer,
+    walker,
+)
 from mpcrl.tasks.lqr import lqr
 from mpcrl.tasks.mountain_car import mountain_car
 from mpcrl.tasks.pendulum import pendulum_swingup
@@ -34,16 +55,61 @@ ANALYTIC_TASKS: dict[str, Callable[[], AnalyticTask]] = {
 
 TASKS: dict[str, Callable[[], Task]] = {
     **ANALYTIC_TASKS,
-    "HalfCheetah-v5": gym_mujoco.half_cheetah,
     "InvertedPendulum-v5": gym_mujoco.inverted_pendulum,
+    "InvertedDoublePendulum-v5": gym_mujoco.inverted_double_pendulum,
     "Reacher-v5": gym_mujoco.reacher,
-    "dm_control/cartpole-swingup-v0": dm_control.cartpole_swingup,
-    "dm_control/cheetah-run-v0": dm_control.cheetah_run,
+    "Pusher-v5": gym_mujoco.pusher,
+    "Swimmer-v5": gym_mujoco.swimmer,
+    "HalfCheetah-v5": gym_mujoco.half_cheetah,
+    "Hopper-v5": gym_mujoco.hopper,
+    "Walker2d-v5": gym_mujoco.walker2d,
+    "Ant-v5": gym_mujoco.ant,
+    "Humanoid-v5": gym_mujoco.humanoid,
+    "HumanoidStandup-v5": gym_mujoco.humanoid_standup,
+    "FetchPickAndPlace-v4": robotics.fetch_pick_and_place,
+    "FetchPickAndPlaceDense-v4": robotics.fetch_pick_and_place_dense,
+    "dm_control/acrobot-swingup-v0": acrobot.swingup,
+    "dm_control/acrobot-swingup_sparse-v0": acrobot.swingup_sparse,
+    "dm_control/ball_in_cup-catch-v0": ball_in_cup.catch,
+    "dm_control/cartpole-balance-v0": cartpole.balance,
+    "dm_control/cartpole-balance_sparse-v0": cartpole.balance_sparse,
+    "dm_control/cartpole-swingup-v0": cartpole.swingup,
+    "dm_control/cartpole-swingup_sparse-v0": cartpole.swingup_sparse,
+    "dm_control/cartpole-two_poles-v0": cartpole.two_poles,
+    "dm_control/cheetah-run-v0": cheetah.run,
+    "dm_control/finger-spin-v0": finger.spin,
+    "dm_control/finger-turn_easy-v0": finger.turn_easy,
+    "dm_control/finger-turn_hard-v0": finger.turn_hard,
+    "dm_control/fish-upright-v0": fish.upright,
+    "dm_control/fish-swim-v0": fish.swim,
+    "dm_control/hopper-stand-v0": hopper.stand,
+    "dm_control/hopper-hop-v0": hopper.hop,
+    "dm_control/humanoid-stand-v0": humanoid.stand,
+    "dm_control/humanoid-walk-v0": humanoid.walk,
+    "dm_control/humanoid-run-v0": humanoid.run,
+    "dm_control/manipulator-bring_ball-v0": manipulator.bring_ball,
+    "dm_control/pendulum-swingup-v0": pendulum.swingup,
+    "dm_control/point_mass-easy-v0": point_mass.easy,
+    "dm_control/point_mass-hard-v0": point_mass.hard,
+    "dm_control/quadruped-walk-v0": quadruped.walk,
+    "dm_control/quadruped-run-v0": quadruped.run,
+    "dm_control/reacher-easy-v0": reacher.easy,
+    "dm_control/reacher-hard-v0": reacher.hard,
+    "dm_control/swimmer-swimmer6-v0": swimmer.swimmer6,
+    "dm_control/swimmer-swimmer15-v0": swimmer.swimmer15,
+    "dm_control/walker-stand-v0": walker.stand,
+    "dm_control/walker-walk-v0": walker.walk,
+    "dm_control/walker-run-v0": walker.run,
 }
 
 
 def make_task(name: str) -> Task:
     """Build the task of this name.
+
+    Parameters
+    ----------
+    name : str
+        A key of `TASKS`, or `file.py:name` for a task, or a function that returns one, in a file of one's own.
 
     Raises
     ------
@@ -51,7 +117,37 @@ def make_task(name: str) -> Task:
         There is none; the message offers the nearest names.
     MissingDependency
         The task needs a package that is not installed.
+    InvalidInput
+        The file does not exist or cannot be run, or what is named in it is no task.
     """
+    path, colon, attribute = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _task_in_file(Path(path), attribute)
+    if name.endswith(".py"):
+        raise InvalidInput(f"{name!r} is a file; which task of it? Write {name}:NAME")
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)
     return TASKS[name]()
+
+
+def _task_in_file(path: Path, attribute: str) -> Task:
+    if not path.is_file():
+        raise InvalidInput(f"there is no file {str(path)!r} to take the task {attribute!r} from")
+    module_name = f"mpcrl_tasks_of_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None  # a .py file has both
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found = getattr(module, attribute, None)
+        task = found if isinstance(found, Task) or not callable(found) else found()
+    except InvalidInput:
+        raise
+    except Exception as error:
+        raise InvalidInput(f"{path}:{attribute} raised {type(error).__name__}: {error}") from error
+    if not isinstance(task, Task):
+        near = difflib.get_close_matches(attribute, [key for key in vars(module) if key[0] != "_"])
+        hint = f"; did you mean {' or '.join(near)}?" if near and attribute not in near else ""
+        got = f"is {task!r}" if hasattr(module, attribute) else "does not exist"
+        raise InvalidInput(f"{path}:{attribute} must be a task or a function that returns one; it {got}{hint}")
+    return task

@@ -1,0 +1,82 @@
+"""A humanoid with 21 joints."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from mpcrl.tasks.dm_control.suite import below, gaussian, linear, small_control, suite_task
+from mpcrl.tasks.mujoco_task import MujocoTask
+
+
+class HumanoidParams(NamedTuple):
+    """Bodies, where sensordata has the velocity of the centre of mass, the speed asked for in m/s, the head's height
+    when standing in m, and weights of the planning cost."""
+
+    torso: int
+    head: int
+    left_foot: int
+    right_foot: int
+    velocity: int
+    speed: float
+    stand_height: float = 1.4
+    height_weight: float = 1.0
+    upright_weight: float = 0.5
+    balance_weight: float = 0.5
+    lead_time: float = 0.3
+
+
+def cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
+    """Head high, torso upright and small controls, times the speed asked for, or stillness."""
+    high = gaussian(below(after.xpos[p.head, 2], p.stand_height), p.stand_height / 4.0)
+    upright = linear(below(after.xmat[p.torso, 8], 0.9), 1.9, 0.0)
+    vx, vy = after.sensordata[p.velocity], after.sensordata[p.velocity + 1]
+    if p.speed == 0.0:
+        moving = (gaussian(vx, 2.0) + gaussian(vy, 2.0)) / 2.0
+    else:
+        moving = (5.0 * linear(below(math.sqrt(vx * vx + vy * vy), p.speed), p.speed, 0.0) + 1.0) / 6.0
+    return -high * upright * small_control(u) * moving
+
+
+def planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
+    """The cost, the head's height and the torso's uprightness one by one, and the capture point (where the mass will
+    be in `lead_time`) over the middle of the feet or, when walking, not behind it."""
+    low = below(after.xpos[p.head, 2], p.stand_height) / p.stand_height
+    lean = 1.0 - after.xmat[p.torso, 8]
+    away = 0.0
+    for axis in range(2):
+        middle = (after.xpos[p.left_foot, axis] + after.xpos[p.right_foot, axis]) / 2.0
+        lead = p.lead_time * after.sensordata[p.velocity + axis] if p.speed == 0.0 else 0.0
+        away += (after.subtree_com[p.torso, axis] + lead - middle) ** 2
+    posture = p.height_weight * low + p.upright_weight * lean + p.balance_weight * min(math.sqrt(away), 1.0)
+    return cost(before, u, after, t, p) + posture
+
+
+def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
+    def params(model: Any, env: Any) -> HumanoidParams:
+        torso, head, left, right = (model.body(part).id for part in ("torso", "head", "left_foot", "right_foot"))
+        return HumanoidParams(torso, head, left, right, int(model.sensor("torso_subtreelinvel").adr[0]), speed)
+
+    return suite_task(
+        f"humanoid-{name}",
+        fields=("xpos", "xmat", "subtree_com", "sensordata"),
+        cost=cost,
+        planning_cost=planning_cost,
+        params=params,
+        preset={"planner": "icem", "budget": 240, "horizon": 20, "iterations": 4, **preset},
+    )
+
+
+def stand() -> MujocoTask:
+    """Get up and stand still. Controls are 21 joint torques."""
+    return _task("stand", 0.0)
+
+
+def walk() -> MujocoTask:
+    """Get up and walk at 1 m/s, whichever way."""
+    return _task("walk", 1.0)
+
+
+def run() -> MujocoTask:
+    """Get up and run at 10 m/s, whichever way."""
+    return _task("run", 10.0)

@@ -1,0 +1,45 @@
+"""A quadruped with twelve joints."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mpcrl.tasks.dm_control.suite import below, linear, suite_task
+from mpcrl.tasks.mujoco_task import MujocoTask
+
+
+class QuadrupedParams(NamedTuple):
+    """The torso, where sensordata has its velocity in its own frame, and the speed asked for in m/s."""
+
+    torso: int
+    velocity: int
+    speed: float
+
+
+def cost(before: Any, u: Any, after: Any, t: int, p: QuadrupedParams) -> float:
+    """The torso upright, times its forward speed."""
+    upright = linear(below(after.xmat[p.torso, 8], 1.0), 2.0, 0.0)
+    return -upright * linear(below(after.sensordata[p.velocity], p.speed), p.speed, 0.5)
+
+
+def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
+    def params(model: Any, env: Any) -> QuadrupedParams:
+        return QuadrupedParams(model.body("torso").id, int(model.sensor("velocimeter").adr[0]), speed)
+
+    return suite_task(
+        f"quadruped-{name}",
+        fields=("xmat", "sensordata"),
+        cost=cost,
+        params=params,
+        preset={"planner": "icem", "budget": 80, "horizon": 26, "iterations": 2, **preset},
+    )
+
+
+def walk() -> MujocoTask:
+    """Get up on four legs and walk at 0.5 m/s. Controls are twelve set lengths."""
+    return _task("walk", 0.5)
+
+
+def run() -> MujocoTask:
+    """Get up on four legs and run at 5 m/s."""
+    return _task("run", 5.0, budget=160, iterations=4)
