@@ -16,7 +16,7 @@ import pytest
 from mpcrl.control.controller import Controller
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.threads import ThreadBudget
-from mpcrl.experiments.run import planner_for
+from mpcrl.experiments.configure import planner_for
 from mpcrl.experiments.worlds import MujocoWorld
 from mpcrl.models import physics
 from mpcrl.models.mujoco import MuJoCo
