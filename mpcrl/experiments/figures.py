@@ -18,7 +18,7 @@ from mpcrl.experiments.statistics import (
     interquartile_mean,
     mean,
     performance_profile,
-    probability_of_improvement,
+    share_of_wins,
     stratified_interval,
 )
 from mpcrl.experiments.tables import Group
@@ -92,12 +92,7 @@ def profile_figure(scores: Scores, palette: Mapping[str, str]) -> bytes:
 def improvement_figure(scores: Scores) -> bytes:
     """How often a run of one method beats one of another, for all pairs."""
     methods = scores.methods[:_MOST_PAIRS]
-    table = np.array(
-        [
-            [float(probability_of_improvement(scores.values[a], scores.values[b]).value) for b in methods]
-            for a in methods
-        ]
-    )
+    table = np.array([[share_of_wins(scores.values[a], scores.values[b]) for b in methods] for a in methods])
     size = len(methods)
     with _figure(0.6 + 0.42 * size) as (figure, done):
         axes = figure.subplots()
