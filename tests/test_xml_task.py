@@ -14,7 +14,7 @@ from mpcrl import MuJoCo, make_task, run_task, xml_task  # noqa: E402
 from mpcrl.core.candidates import Candidates  # noqa: E402
 from mpcrl.core.errors import InvalidInput  # noqa: E402
 from mpcrl.core.threads import ThreadBudget  # noqa: E402
-from mpcrl.experiments.run import planner_for  # noqa: E402
+from mpcrl.experiments.configure import planner_for  # noqa: E402
 from mpcrl.experiments.worlds import world_of  # noqa: E402
 from mpcrl.tasks.mujoco_task import MujocoTask  # noqa: E402
 
