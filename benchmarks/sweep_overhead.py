@@ -16,14 +16,14 @@ import time
 
 BAR = 1.15
 SECONDS = 0.2
-TASK, PLANNER = "pendulum-swingup", "icem:iterations=3"
+TASK, PLANNER, BUDGET, STEPS = "pendulum-swingup", "icem", 64, 100
 
 
-def sweep(folder: pathlib.Path, runs: int, workers: int, budget: int) -> tuple[float, list[float]]:
+def sweep(folder: pathlib.Path, runs: int, workers: int, steps: int) -> tuple[float, list[float]]:
     """Seconds of the command, and of each of its runs."""
     begin = time.perf_counter()
     command = [sys.executable, "-m", "mpcrl", "compare", "--out", str(folder), "--tasks", TASK, "--planners", PLANNER]
-    sizes = ["--budgets", str(budget), "--seeds", str(runs), "--workers", str(workers), "--threads", str(workers)]
+    sizes = ["--budgets", str(BUDGET), "--steps", str(steps), "--seeds", str(runs), "--workers", str(workers)]
     subprocess.run([*command, *sizes], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - begin
     with (folder / "timing.csv").open(newline="") as file:
@@ -37,12 +37,12 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        _, trial = sweep(folder / "trial", 4, arguments.workers, 64)
-        budget = max(16, round(64 * SECONDS / sorted(trial)[1]))
-        seconds, own = sweep(folder / "sweep", arguments.runs, arguments.workers, budget)
+        _, trial = sweep(folder / "trial", 8, arguments.workers, STEPS)
+        steps = min(2 * STEPS, max(1, round(STEPS * SECONDS / sorted(trial)[len(trial) // 2])))
+        seconds, own = sweep(folder / "sweep", arguments.runs, arguments.workers, steps)
     share = sum(own) / arguments.workers
     ratio = seconds / share
-    print(f"{len(own)} runs of {sum(own) / len(own):.3f} s (budget {budget}) on {arguments.workers} workers")
+    print(f"{len(own)} runs of {sum(own) / len(own):.3f} s ({steps} control steps) on {arguments.workers} workers")
     print(f"{seconds:.2f} s, against {share:.2f} s of the runs' own: {ratio:.3f} (bar {BAR})")
     return 0 if ratio <= BAR else 1
 

@@ -176,6 +176,8 @@ def test_suites_name_what_exists() -> None:
     for suite, names in task_suites().items():
         assert names, suite
         assert set(names) <= set(TASKS)
+    assert len(task_suites()["dmc-easy"]) == 9
+    assert sum(len(task_suites()[name]) for name in ("analytic", "gym", "robotics", "dmc")) == len(TASKS)
     assert set(planner_suites()["all"]) == set(PLANNERS)
     assert expanded("task", ["gym", "lqr", "gym"], task_suites(), TASKS) == [*task_suites()["gym"], "lqr"]
 

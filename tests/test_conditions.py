@@ -121,7 +121,7 @@ def test_the_plant_of_a_mujoco_task_is_scaled_and_the_model_is_not(name: str) ->
     if "dm_control" in name:
         pytest.importorskip("dm_control")
     task: Any = make_task(name)
-    usual, changed = MujocoWorld(task, {}), MujocoWorld(task, {"mass": 1.5, "gravity": 0.5})
+    usual, changed = MujocoWorld(task), MujocoWorld(task, {"mass": 1.5, "gravity": 0.5})
     for _ in range(2):  # scaled once, not once more at each reset
         start, other = usual.reset(3), changed.reset(3)
         np.testing.assert_array_equal(start[: usual.mj_model.nq + 1], other[: usual.mj_model.nq + 1])

@@ -17,7 +17,11 @@ from mpcrl.control.controller import Controller
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.experiments.configure import planner_for
-from mpcrl.experiments.worlds import world_of
+<<<<<<< HEAD
+from mpcrl.experiments.worlds import MujocoWorld
+=======
+from mpcrl.experiments.worlds import MujocoWorld
+>>>>>>> compare
 from mpcrl.models import physics
 from mpcrl.models.mujoco import MuJoCo
 from mpcrl.tasks.dm_control import suite
@@ -297,7 +301,7 @@ def test_cost_is_the_reward_where_a_planner_goes(name) -> None:
     """Which is where costs are low, and never where random controls lead."""
     task = task_of(name)
     model, planner = MuJoCo(task), planner_for(task, "icem", budget=24, horizon=8, options={"iterations": 2})
-    world = world_of(task)
+    world = MujocoWorld(task)
     try:
         for seed in range(2):
             controller, state = Controller(task, planner, model=model, seed=seed, threads=1), world.reset(seed)
@@ -337,7 +341,7 @@ def test_edits_of_the_environments_model_reach_the_plan() -> None:
     """An episode of point_mass-hard has force directions of its own, and its environment puts them into the model."""
     name = "dm_control/point_mass-hard-v0"
     task = task_of(name)
-    model, world = MuJoCo(task, cost=task.cost), world_of(task)
+    model, world = MuJoCo(task, cost=task.cost), MujocoWorld(task)
     controls = random_controls(task, np.random.default_rng(0), 1, 30)
     found = []
     for seed in (1, 2):

@@ -118,6 +118,13 @@ def test_a_method_that_was_not_run_everywhere_is_left_out_of_the_whole(sweep, tm
     scores = scores_of(grouped(records))
     assert all("24" not in method for method in scores.methods)
     assert scores.methods
+    pytest.importorskip("matplotlib")
+    store = Store(tmp_path, {})
+    for record in records:
+        store.save(record)
+    list(write_report(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    assert "Not on every task, and so left out: icem, budget 24; mppi, budget 24." in text
 
 
 def test_csv_and_parquet_hold_the_same(reported) -> None:

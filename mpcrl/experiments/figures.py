@@ -18,13 +18,10 @@ from mpcrl.experiments.statistics import (
     interquartile_mean,
     mean,
     performance_profile,
-    probability_of_improvement,
+    share_of_wins,
     stratified_interval,
 )
 from mpcrl.experiments.tables import Group
-
-MOST_LINES = len(COLOURS)
-"""More methods than this in one panel cannot be told apart: the best ones are shown."""
 
 _MOST_PAIRS = 14
 _WIDTH = 9.6
@@ -42,11 +39,8 @@ def figures(groups: Sequence[Group], by_budget: Sequence[Group], scores: Scores)
     """
     if len(scores.methods) > 1:
         yield "scores", "Mean and interquartile mean of the scores, with 95% intervals.", score_figure(scores)
-        yield (
-            "profiles",
-            "Performance profiles: share of runs that score above x, with 95% bands.",
-            profile_figure(scores),
-        )
+        caption = "Performance profiles: share of runs that score above x, with 95% bands."
+        yield "profiles", caption, profile_figure(scores, _palette(groups))
         caption = "Probability of improvement: how often a run of the row scores above one of the column, ties half."
         yield "improvement", caption, improvement_figure(scores)
     budgets: dict[tuple[str, str], set[int]] = {}
@@ -79,31 +73,26 @@ def score_figure(scores: Scores) -> bytes:
         return done()
 
 
-def profile_figure(scores: Scores) -> bytes:
+def profile_figure(scores: Scores, palette: Mapping[str, str]) -> bytes:
     """Share of runs above a score, over the score."""
-    shown = scores.methods[:MOST_LINES]
+    shown = {method: colour for method, colour in palette.items() if method in scores.values}
     everything = np.concatenate([np.concatenate(scores.values[method]) for method in shown])
     thresholds = np.linspace(min(0.0, everything.min()), max(1.0, everything.max()), 101)
     with _figure(3.6) as (figure, done):
         axes = figure.subplots()
-        for method, colour in zip(shown, COLOURS, strict=False):
+        for method, colour in shown.items():
             found = performance_profile(scores.values[method], thresholds)
             axes.plot(thresholds, found.value, color=colour, label=method, linewidth=1.8)
             axes.fill_between(thresholds, found.low, found.high, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="score", ylabel="share of runs above", ylim=(-0.02, 1.02))
-        _legend(figure, axes, list(shown))
+        _legend(figure, [axes], list(palette))
         return done()
 
 
 def improvement_figure(scores: Scores) -> bytes:
     """How often a run of one method beats one of another, for all pairs."""
     methods = scores.methods[:_MOST_PAIRS]
-    table = np.array(
-        [
-            [float(probability_of_improvement(scores.values[a], scores.values[b]).value) for b in methods]
-            for a in methods
-        ]
-    )
+    table = np.array([[share_of_wins(scores.values[a], scores.values[b]) for b in methods] for a in methods])
     size = len(methods)
     with _figure(0.6 + 0.42 * size) as (figure, done):
         axes = figure.subplots()
@@ -128,7 +117,8 @@ def budget_figure(groups: Sequence[Group]) -> bytes:
     """Mean return over budget for each task; `groups` are labelled without the budget."""
 
     def draw(axes: Any, mine: list[Group], colours: Mapping[str, str]) -> None:
-        for method, colour in colours.items():
+        present = {group.method for group in mine}
+        for method, colour in ((method, colour) for method, colour in colours.items() if method in present):
             line = sorted((g for g in mine if g.method == method), key=lambda g: g.config["budget"])
             budgets = [g.config["budget"] for g in line]
             found = [stratified_interval([g.returns], mean) for g in line]
@@ -243,7 +233,7 @@ def _panels(
 ) -> bytes:
     """One panel per task, one legend for all."""
     tasks = list(dict.fromkeys(group.task for group in groups))
-    colours = dict(zip(_best(groups), COLOURS, strict=False))
+    colours = _palette(groups)
     columns = min(3, len(tasks)) if len(tasks) != 4 else 2
     lines = -(-len(tasks) // columns)
     with _figure(0.7 + 2.5 * lines) as (figure, done):
@@ -255,18 +245,19 @@ def _panels(
             axes.set_visible(False)
         figure.supxlabel(x, fontsize=9.5)
         figure.supylabel(y, fontsize=9.5)
-        _legend(figure, panels[0], list(colours))
+        _legend(figure, panels, list(colours))
         return done()
 
 
-def _best(groups: Sequence[Group]) -> list[str]:
-    """Methods by how well they do, at most as many as can be told apart."""
+def _palette(groups: Sequence[Group]) -> dict[str, str]:
+    """Colours of the methods, in the order of how well they do; of no more of them than can be told apart."""
     ranks: dict[str, list[float]] = {}
     for task in {group.task for group in groups}:
         mine = sorted((g for g in groups if g.task == task), key=lambda g: -float(g.returns.mean()))
         for rank, group in enumerate(mine):
             ranks.setdefault(group.method, []).append(rank / len(mine))
-    return sorted(ranks, key=lambda method: (float(np.mean(ranks[method])), method))[:MOST_LINES]
+    best = sorted(ranks, key=lambda method: (float(np.mean(ranks[method])), method))
+    return dict(zip(best, COLOURS, strict=False))
 
 
 def _interval(axes: Any, found: Estimate, row: int, colour: str) -> None:
@@ -274,8 +265,10 @@ def _interval(axes: Any, found: Estimate, row: int, colour: str) -> None:
     axes.plot([found.value], [row], marker="|", markersize=13, markeredgewidth=2.2, color=colour)
 
 
-def _legend(figure: Any, axes: Any, order: Sequence[str]) -> None:
-    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+def _legend(figure: Any, panels: Sequence[Any], order: Sequence[str]) -> None:
+    found: dict[str, Any] = {}
+    for axes in panels:
+        found.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     names = [name for name in order if name in found]
     handles = [found[name] for name in names]
     figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(names)), frameon=False)

@@ -15,7 +15,13 @@ from mpcrl.experiments import export, figures
 from mpcrl.experiments.files import writable_folder, written
 from mpcrl.experiments.page import Block, Figure, Heading, Listing, Sentences, Table, markdown, webpage
 from mpcrl.experiments.scores import RULE, Scores, scores_of
-from mpcrl.experiments.statistics import Estimate, interquartile_mean, mean, stratified_interval
+from mpcrl.experiments.statistics import (
+    Estimate,
+    interquartile_mean,
+    mean,
+    probability_of_improvement,
+    stratified_interval,
+)
 from mpcrl.experiments.store import Store
 from mpcrl.experiments.tables import Group, Row, failure_rows, grouped, write_csv, write_tables
 
@@ -106,9 +112,10 @@ def _caveats(folder: Path, groups: Sequence[Group], failed: Sequence[Row], damag
     if damaged:
         yield f"{_count(len(damaged), 'damaged file')} set aside."
     planned = _planned(folder)
-    there = {(group.hash, seed) for group in groups for seed in group.seeds}
-    if lacking := len(planned - there) - len(failed):
-        yield f"{_count(max(0, lacking), 'run')} of the last sweep still to be done." if lacking > 0 else ""
+    ended = {(group.hash, seed) for group in groups for seed in group.seeds}
+    ended |= {(row["hash"], row["seed"]) for row in failed}
+    if planned - ended:
+        yield f"{_count(len(planned - ended), 'run')} of the last sweep still to be done."
     versions = {group.versions["mujoco"] for group in groups if "mujoco" in group.versions}
     if len(versions) > 1:
         listing = ", ".join(sorted(versions))
@@ -157,10 +164,14 @@ def _overall(scores: Scores, groups: Sequence[Group]) -> Iterator[Block]:
     rows = []
     for method in scores.methods:
         found = [stratified_interval(scores.values[method], statistic) for statistic in (mean, interquartile_mean)]
+        if method != scores.methods[0]:
+            found.append(probability_of_improvement(scores.values[scores.methods[0]], scores.values[method]))
         runs = sum(values.size for values in scores.values[method])
-        rows.append([method, str(runs), *(cell for estimate in found for cell in _estimate_cells(estimate))])
-    head = ("method", "runs", "mean score", "95% interval", "IQM", "95% interval")
-    yield Table(head, rows, frozenset({1, 2, 4}), frozenset({0}))
+        cells = [cell for estimate in found for cell in _estimate_cells(estimate)]
+        rows.append([method, str(runs), *cells, *([""] * (6 - len(cells)))])
+    intervals = "95% interval"
+    head = ("method", "runs", "mean score", intervals, "IQM", intervals, "P(best beats it)", intervals)
+    yield Table(head, rows, frozenset({1, 2, 4, 6}), frozenset({0}))
 
 
 def _times(groups: Sequence[Group]) -> Iterator[Block]:

@@ -87,6 +87,12 @@ def performance_profile(
     return _estimate(np.mean([over.mean(axis=0) for over in above], axis=0), values, [strata], level)
 
 
+def share_of_wins(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
+    """Share of all pairs of runs on the same task in which that of `first` scores higher, ties half; mean over tasks."""
+    pairs = zip(_checked(first), _checked(second), strict=True)
+    return float(np.mean([_wins(one, other).mean() for one, other in pairs]))
+
+
 def probability_of_improvement(
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],
@@ -103,13 +109,11 @@ def probability_of_improvement(
     if len(first) != len(second):
         raise InvalidInput(f"both need scores of the same tasks, got {len(first)} and {len(second)}")
     rng = np.random.default_rng(seed)
-    found, values = [], []
+    values = []
     for one, other in zip(first, second, strict=True):
-        wins = (np.sign(one[:, None] - other[None, :]) + 1) / 2
-        found.append(wins.mean())
         ones, others = _weights(rng, one.size, draws), _weights(rng, other.size, draws)
-        values.append(((ones @ wins) * others).sum(axis=1))
-    return _estimate(np.mean(found), np.mean(values, axis=0), [first, second], level)
+        values.append(((ones @ _wins(one, other)) * others).sum(axis=1))
+    return _estimate(np.float64(share_of_wins(first, second)), np.mean(values, axis=0), [first, second], level)
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
@@ -118,6 +122,11 @@ def _checked(strata: Sequence[np.ndarray]) -> list[np.ndarray]:
     if not arrays or not all(scores.ndim == 1 and scores.size and np.isfinite(scores).all() for scores in arrays):
         raise InvalidInput("scores must be finite, at least one for each task")
     return arrays
+
+
+def _wins(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """1 where a run of the row scores above one of the column, 1/2 where they are equal, 0 where it is below."""
+    return np.asarray((np.sign(one[:, None] - other[None, :]) + 1) / 2)
 
 
 def _weights(rng: np.random.Generator, size: int, draws: int) -> np.ndarray:

@@ -28,6 +28,7 @@ def task_suites() -> dict[str, tuple[str, ...]]:
     return {
         "analytic": tuple(ANALYTIC_TASKS),
         "gym": tuple(name for name in TASKS if name.endswith("-v5")),
+        "robotics": tuple(name for name in TASKS if name.startswith("Fetch")),
         "dmc": tuple(name for name in TASKS if name.startswith("dm_control/")),
         "dmc-easy": tuple(name for name in TASKS if name in easy),
     }

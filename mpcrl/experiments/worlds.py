@@ -102,9 +102,9 @@ def world_of(task: Task, plant_scale: Mapping[str, float] | None = None) -> Worl
     """The true dynamics of a task; with `plant_scale`, dynamics that differ from it, see `Conditions`."""
     check_scale(task, plant_scale or {})
     if isinstance(task, AnalyticTask):
-        return AnalyticWorld(task, plant_scale or {})
+        return AnalyticWorld(task, plant_scale)
     if isinstance(task, MujocoTask):
-        return MujocoWorld(task, plant_scale or {})
+        return MujocoWorld(task, plant_scale)
     raise InvalidInput(f"task {task.name!r} is a {type(task).__name__}, which there is no environment for")
 
 
@@ -124,10 +124,10 @@ def check_scale(task: Task, plant_scale: Mapping[str, float]) -> None:
 class AnalyticWorld:
     """A task's own functions in float64; the reward is minus the stage cost, as in its Gymnasium environment."""
 
-    def __init__(self, task: AnalyticTask, plant_scale: Mapping[str, float]) -> None:
+    def __init__(self, task: AnalyticTask, plant_scale: Mapping[str, float] | None = None) -> None:
         self.task, self.params = task, task.params
         own = task.params
-        self._plant = own._replace(**{name: scale * getattr(own, name) for name, scale in plant_scale.items()})
+        self._plant = own._replace(**{name: scale * getattr(own, name) for name, scale in (plant_scale or {}).items()})
         self._state: tuple[float, ...] = ()
         self._steps = 0
 
@@ -167,13 +167,13 @@ class AnalyticWorld:
 class MujocoWorld:
     """A task's environment at Gymnasium."""
 
-    def __init__(self, task: MujocoTask, plant_scale: Mapping[str, float]) -> None:
+    def __init__(self, task: MujocoTask, plant_scale: Mapping[str, float] | None = None) -> None:
         self.task, self.params = task, task.params
         self.edited = False
         """Whether the last reset left another MjModel than the one before; some environments edit theirs."""
         self.nominal_model: Any = None
         """The MjModel of this episode as a planner may know it; `plant_scale` makes the one that moves differ."""
-        self._scale = plant_scale
+        self._scale = plant_scale or {}
         self._env = task.make_env()
         self._bytes = b""
 
