@@ -17,11 +17,7 @@ from mpcrl.control.controller import Controller
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.experiments.configure import planner_for
-<<<<<<< HEAD
 from mpcrl.experiments.worlds import MujocoWorld
-=======
-from mpcrl.experiments.worlds import MujocoWorld
->>>>>>> compare
 from mpcrl.models import physics
 from mpcrl.models.mujoco import MuJoCo
 from mpcrl.tasks.dm_control import suite
