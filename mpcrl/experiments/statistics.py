@@ -88,7 +88,7 @@ def performance_profile(
 
 
 def share_of_wins(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
-    """Share of all pairs of runs on the same task in which that of `first` scores higher, ties half; mean over tasks."""
+    """Share of the pairs of runs on a task in which that of `first` scores higher, ties half; mean over tasks."""
     pairs = zip(_checked(first), _checked(second), strict=True)
     return float(np.mean([_wins(one, other).mean() for one, other in pairs]))
 
@@ -113,7 +113,7 @@ def probability_of_improvement(
     for one, other in zip(first, second, strict=True):
         ones, others = _weights(rng, one.size, draws), _weights(rng, other.size, draws)
         values.append(((ones @ _wins(one, other)) * others).sum(axis=1))
-    return _estimate(np.float64(share_of_wins(first, second)), np.mean(values, axis=0), [first, second], level)
+    return _estimate(np.array(share_of_wins(first, second)), np.mean(values, axis=0), [first, second], level)
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
