@@ -29,7 +29,9 @@ def run(
     /,
     *,
     planner: Annotated[str | None, shown("NAME", "one of those that `mpcrl list` shows")] = None,
-    model: Annotated[str, shown("NAME", "what predicts: auto (the true model), analytic or mujoco")] = "auto",
+    model: Annotated[
+        str, shown("NAME", "what predicts: auto (the task's own), analytic, mujoco or mujoco-coarse")
+    ] = "auto",
     budget: Annotated[int | None, shown("N", "trajectories simulated per control step")] = None,
     horizon: Annotated[int | None, shown("N", "control steps that a plan looks ahead")] = None,
     option: Annotated[

@@ -20,14 +20,17 @@ from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
 MODELS = {
-    "auto": "the true model of the task: its own dynamics or its own physics",
+    "auto": "what the task's preset says: in general the true model, its own dynamics or its own physics",
     "analytic": "the task's own functions, one trajectory per SIMD lane",
     "mujoco": "MuJoCo's physics",
+    "mujoco-coarse": "MuJoCo's physics at half the time, with time steps twice as long",
 }
 """What `--model` may be."""
 
 _DTYPES = ("float32", "float64")
 _SIZES = ("budget", "horizon")
+_NOT_OF_PLANNERS = ("controls_per_plan", "model")
+"""Entries of a task's preset that are no arguments of its planner."""
 
 
 class Predictor(NamedTuple):
@@ -79,7 +82,7 @@ def planner_arguments(
     options: Mapping[str, Any] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Name and all arguments of the planner that `planner_for` makes, defaults included."""
-    preset = {key: value for key, value in task.preset.items() if key != "controls_per_plan"}
+    preset = {key: value for key, value in task.preset.items() if key not in _NOT_OF_PLANNERS}
     usual = preset.pop("planner", "icem")
     name = usual if name is None else name
     if name not in PLANNERS:
@@ -119,7 +122,9 @@ def predictor_for(task: Task, model: Model | str = "auto", dtype: str | None = N
         return Predictor(name, Analytic(task, dtype=dtype), False)
     from mpcrl.models.mujoco import MuJoCo
 
-    return Predictor(name, MuJoCo(task), True)
+    assert isinstance(task, MujocoTask)
+    steps = -(-task.frame_skip // 2) if name == "mujoco-coarse" else None
+    return Predictor(name, MuJoCo(task, physics_steps=steps), True)
 
 
 def model_arguments(task: Task, name: str = "auto", dtype: str | None = None) -> tuple[str, str]:
@@ -129,18 +134,19 @@ def model_arguments(task: Task, name: str = "auto", dtype: str | None = None) ->
     if dtype not in (None, *_DTYPES):
         raise InvalidInput(f"dtype must be {' or '.join(_DTYPES)}, got {dtype!r}")
     if isinstance(task, AnalyticTask):
-        own = "analytic"
+        own = ["analytic"]
     elif isinstance(task, MujocoTask):
-        own = "mujoco"
+        own = ["mujoco", "mujoco-coarse"] if task.frame_skip > 1 else ["mujoco"]
     else:
         raise InvalidInput(
             f"task {task.name!r} is a {type(task).__name__}, which has no model of its own; pass a model"
         )
-    if name not in ("auto", own):
-        raise InvalidInput(f"task {task.name!r} has no {name} model; use --model {own}")
-    if own == "mujoco" and dtype == "float32":
+    name = task.preset.get("model", own[0]) if name == "auto" else name
+    if name not in own:
+        raise InvalidInput(f"task {task.name!r} has no {name} model; use --model {' or '.join(own)}")
+    if name != "analytic" and dtype == "float32":
         raise InvalidInput("MuJoCo computes in float64; leave dtype out")
-    return own, dtype or ("float32" if own == "analytic" else "float64")
+    return name, dtype or ("float32" if name == "analytic" else "float64")
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str]:

@@ -98,7 +98,7 @@ def resolve_temperature(costs, kind, temperature):
 
 @kernel
 def _softmax_weights(values, temperature, weights):
-    """Weights exp(-(value - least) / temperature) [B, LANES]; the sums of them and of their squares, 0 if all failed."""
+    """Weights exp(-(value - least) / temperature) [B, LANES]; their sum and that of their squares, 0 if all failed."""
     lowest = np.full(LANES, np.inf)
     for block in range(values.shape[0]):
         for l in range(LANES):

@@ -188,7 +188,7 @@ def half_cheetah() -> MujocoTask:
         fields=("qpos",),
         cost=forward_cost,
         params=lambda model, env: ForwardParams(1.0, 0.1, env.unwrapped.dt),
-        preset={"planner": "icem", "budget": 100, "horizon": 30, "beta": 0.5, "elites": 5},
+        preset={"planner": "icem", "budget": 100, "horizon": 16, "beta": 0.5, "elites": 5},
     )
 
 

@@ -34,7 +34,8 @@ class Task:
     episode_steps : int
         Control steps in an episode.
     preset : mapping
-        What `mpcrl run` uses without flags: `planner`, `budget`, `horizon`, and options of that planner.
+        What `mpcrl run` uses without flags: `planner`, `budget`, `horizon`, options of that planner, and
+        `controls_per_plan` and `model` where they are not 1 and the true one.
     """
 
     name: str
