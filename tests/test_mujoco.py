@@ -26,6 +26,7 @@ from mpcrl.models.mujoco import MuJoCo
 from mpcrl.models.risk import CVaR, Worst
 from mpcrl.tasks.gym_mujoco import half_cheetah
 from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
+from mpcrl.tasks.registry import make_task
 
 ONE, TWO = ThreadBudget(1), ThreadBudget(2)
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -641,3 +642,21 @@ def test_a_plan_costs_what_its_physics_costs(env_of) -> None:
         planned[threads.count] = seconds(plan)
         assert planned[threads.count] <= 1.05 * seconds(raw)
     assert planned[1] / planned[2] >= 1.8
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("HalfCheetah-v5", 3), ("Hopper-v5", 2), ("dm_control/cartpole-swingup-v0", 1)]
+)
+def test_coarse_plans_take_half_the_steps_and_no_runge_kutta_and_stay_near(name, steps):
+    task = make_task(name)
+    fine, coarse = MuJoCo(task), MuJoCo(task, coarse=True)
+    model = coarse._recording.models[0]
+    assert coarse._recording.frame_skip == steps and model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4
+    assert coarse.dt == pytest.approx(fine.dt) == pytest.approx(task.dt)
+    assert steps * model.opt.timestep == pytest.approx(task.dt)
+    start = fine.example_state()
+    controls = 0.2 * np.random.default_rng(0).uniform(-1, 1, (3, 5, task.nu))
+    ends = [m.rollout(start, controls, 0, task.params)[:, -1, 1 : 1 + model.nq] for m in (fine, coarse)]
+    moved = np.abs(ends[0] - start[1 : 1 + model.nq]).max()
+    assert 0 < np.abs(ends[1] - ends[0]).max() < 0.3 * moved
+    assert fine._recording.models[0].opt.timestep == pytest.approx(task.dt / task.frame_skip)  # a copy was changed
