@@ -649,6 +649,7 @@ def test_a_plan_costs_what_its_physics_costs(env_of) -> None:
 )
 def test_coarse_plans_take_half_the_steps_and_no_runge_kutta_and_stay_near(name, steps):
     task = make_task(name)
+    assert isinstance(task, MujocoTask)
     fine, coarse = MuJoCo(task), MuJoCo(task, coarse=True)
     model = coarse._recording.models[0]
     assert coarse._recording.frame_skip == steps and model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4
