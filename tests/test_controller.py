@@ -80,6 +80,21 @@ def test_one_plan_serves_several_controls():
         toy(controls_per_plan=6)
 
 
+def test_a_state_that_is_not_finite_is_a_fallback_between_plans_too():
+    controller = toy(controls_per_plan=3)
+    controller.plan(np.zeros(1))
+    assert controller.plan(np.array([np.nan])).status is Status.SHIFTED and controller.stats().fallbacks == 1
+
+
+@given(st.lists(st.floats(0, 0.4), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_a_plan_ends_when_its_last_step_does(elapsed):
+    controller = toy(controls_per_plan=5)
+    for seconds in [0.14] * 5 + elapsed:
+        plan = controller.plan(np.zeros(1), elapsed=seconds)
+        assert len(plan.controls) >= 1 and plan.status is Status.PLANNED
+
+
 def test_a_plan_that_fails_is_tried_again_at_the_next_call():
     controller = toy(controls_per_plan=2)
     controller.plan(np.zeros(1)), controller.plan(np.zeros(1))

@@ -540,6 +540,68 @@ def early_returns_of_look_ups(a, b, t, p):
 
 
 @construct
+def early_return_of_what_changes_later(a, b, t, p):
+    if a > 0:
+        return a + b
+    a = a * 2 + p.line[1]
+    b = a - b
+    if b > 1:
+        return a
+    a, b = b, a
+    return a * b
+
+
+@construct
+def early_return_from_a_running_total(a, b, t, p):
+    total = a
+    for k in range(3):
+        total += p.line[k]
+        if total > 1:
+            return total
+    return total * b
+
+
+@construct
+def elif_look_ups(a, b, t, p):
+    if a > 1:
+        c = p.line[0]
+    elif a > 0:
+        c = p.line[1] * b
+    else:
+        if b > 0:
+            c = p.line[2]
+        else:
+            c = p.line[3] - a
+    return c
+
+
+@construct
+def one_name_for_a_number_and_a_pair(a, b, t, p):
+    v = a
+    c = v * 2
+    if a > 0:
+        v = (a, b)
+        c = v[0] * v[1]
+    return c
+
+
+def until_large(x):
+    while x < 5:
+        x = x * 1.5 + 0.1
+    return x
+
+
+@scalar
+def guarded_loop(a, b, t, p):
+    if a <= 0.5:
+        return b
+    y = until_large(a)
+    if b > 0.5:
+        y = y + until_large(b)
+    return y
+
+
+@construct
 def look_up_in_a_ternary(a, b, t, p):
     i = int(math.floor(a))
     return p.line[i] if i >= 0 and b > 0 else 1.0
@@ -1202,6 +1264,13 @@ def arithmetic(code: str, kind: str) -> int:
 LIBM = re.compile(
     r"call [^\n]*@(?:llvm\.)?(?:a?sin|a?cos|a?tan|atan2|exp2?|log|log2|powi?|tanh|fmod|hypot|remainder)f?[.(]"
 )
+
+
+@pytest.mark.parametrize(("function", "branches"), [(look_ups_in_branches, False), (guarded_loop, True)])
+def test_branches_become_selections_unless_they_guard_a_loop(function: Function, branches: bool) -> None:
+    program = lanes.LaneProgram(np.dtype(np.float32), lanes.fields_of(P))
+    program.add(function, ("float", "float", "index", "params"))
+    assert bool(re.search(r"^    if ", program.text(), re.MULTILINE)) == branches
 
 
 class Field(NamedTuple):

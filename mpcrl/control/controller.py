@@ -185,6 +185,7 @@ class Controller:
         begin = time.perf_counter()
         start = self.model.example_state() if state is None else state
         for _ in range(3):
+            self._to_come = 0
             self.plan(start)
         self.reset()
         return time.perf_counter() - begin
@@ -226,7 +227,7 @@ class Controller:
             self._steps += seconds / self.task.dt
         params = self.task.params if params is None else params
         start = self._checked(state)
-        if self._to_come and self._steps - self._planned_at < self.planner.horizon:
+        if self._to_come and start is not None and self._whole_steps_old() < self.planner.horizon:
             self._to_come -= 1
             return self._answer(start, params, Status.PLANNED, [], begin)
         infos: list[IterationInfo] = []
@@ -294,13 +295,17 @@ class Controller:
             self._controls = solver.controls(state)
         return infos
 
+    def _whole_steps_old(self) -> int:
+        """Control steps of the last plan that are over."""
+        return int(self._steps - self._planned_at + 1e-9)
+
     def _answer(
         self, start: np.ndarray | None, params: Any, status: Status, infos: list[IterationInfo], begin: float
     ) -> Plan:
         """The control to apply by the order of fallbacks: fresh plan, last plan moved on, safe control."""
-        steps_old = self._steps - self._planned_at
+        steps_old = self._whole_steps_old()
         if self._controls is not None and steps_old < len(self._controls):
-            controls = self._controls[int(steps_old + 1e-9) :]
+            controls = self._controls[steps_old:]
         else:
             status, controls = Status.SAFE, np.tile(self._safe, (self.planner.horizon, 1))
         control = self.space.admit(controls[0], self._applied, self.task.dt)
@@ -316,7 +321,7 @@ class Controller:
         return Plan(
             control=control.copy(),
             status=status,
-            age=steps_old * self.task.dt if status is not Status.SAFE else np.inf,
+            age=(self._steps - self._planned_at) * self.task.dt if status is not Status.SAFE else np.inf,
             controls=controls.copy(),
             cost=cost if cost < np.inf else np.nan,
             milliseconds=1e3 * (time.perf_counter() - begin),

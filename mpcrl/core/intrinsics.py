@@ -5,6 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 
@@ -48,6 +49,8 @@ def float32_of_bits(typing, x):
 def select(typing, condition, a, b):
     """`a if condition else b` with both sides evaluated and no branch; they are numbers, or tuples of one type."""
     result = typing.unify_types(types.unliteral(a), types.unliteral(b))
+    if result is None:
+        raise TypingError(f"both sides of a branch must give values of one kind, got {a} and {b}")
 
     def generate(context, builder, signature, arguments):
         first, second = (

@@ -108,6 +108,7 @@ class LaneProgram:
     texts: list[str] = field(default_factory=list)
     _names: dict[tuple[Any, ...], str] = field(default_factory=dict)
     _reads: dict[str, list[str]] = field(default_factory=dict)
+    _looping: set[str] = field(default_factory=set)
 
     def add(self, function: Callable[..., Any], roles: tuple[str, ...]) -> str:
         """Rewrite a function and all that it calls; the name under which the module defines it.
@@ -124,8 +125,11 @@ class LaneProgram:
             self._names[key] = ""  # in progress: met again means recursion
             name = f"user{len(self._names)}_{_identifier(function)}"
             rewriter = _Rewriter(self, function, roles)
-            self.texts.append(rewriter.text(name))
+            definition = rewriter.rewritten(name)
+            self.texts.append(ast.unparse(definition) + "\n")
             self._names[key], self._reads[name] = name, rewriter.reads()
+            if self.loops(definition):
+                self._looping.add(name)
         if not self._names[key]:
             raise LaneError(f"{_where(function)}: a recursive function cannot run in SIMD lanes; write a constant loop")
         return self._names[key]
@@ -142,6 +146,14 @@ class LaneProgram:
     def call(self, name: str, *arguments: str) -> str:
         """Source of a call of a function whose last parameter is params."""
         return f"{name}({', '.join((*arguments, *self._reads[name]))})"
+
+    def loops(self, node: ast.AST) -> bool:
+        """Whether rewritten code loops at run time, or calls a function of the user's that does."""
+        return any(
+            isinstance(part, ast.For | ast.While)
+            or (isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id in self._looping)
+            for part in ast.walk(node)
+        )
 
     def text(self) -> str:
         """Source of all functions, with what they need from mpcrl."""
@@ -255,11 +267,12 @@ class _Rewriter(ast.NodeTransformer):
         self.read: set[str] = set()
         self.copies = 1  # of the statement at hand, by the unrolled loops around it
         self.temporaries = 0
+        self.own: set[str] = set()  # names that `_temporary` gave
         self.assigned = set(
             names
         )  # local names that have a value at the statement at hand, whichever way it is reached
 
-    def text(self, name: str) -> str:
+    def rewritten(self, name: str) -> ast.FunctionDef:
         body: list[ast.stmt] = [
             ast.Assign([ast.Name(n, ast.Store())], _call(_INT, ast.Name(n, ast.Load())))
             for n, role in self.roles.items()
@@ -276,7 +289,7 @@ class _Rewriter(ast.NodeTransformer):
         definition = ast.parse(f"@inlined\ndef {name}({', '.join(arguments)}): pass").body[0]
         assert isinstance(definition, ast.FunctionDef)
         definition.body = body
-        return ast.unparse(ast.fix_missing_locations(definition)) + "\n"
+        return ast.fix_missing_locations(definition)
 
     def reads(self) -> list[str]:
         """See `LaneProgram.reads`."""
@@ -291,6 +304,7 @@ class _Rewriter(ast.NodeTransformer):
         self.temporaries += 1
         name = f"lane_{self.temporaries}"
         self.locals.add(name)
+        self.own.add(name)
         return name
 
     # ---- statements ----------------------------------------------------------------------------------------------
@@ -375,32 +389,40 @@ class _Rewriter(ast.NodeTransformer):
 
         LLVM leaves a loop over lanes scalar where a branch in it reads an array.
         """
-        stored = _stored(body) & _stored(orelse) | (_stored(body) ^ _stored(orelse)) & self.assigned
-        if not all(isinstance(s, ast.Assign | ast.Pass) for s in body + orelse) or stored != _stored(body + orelse):
+        if not all(map(self._selectable, body + orelse)):
             return []
         condition = self._temporary()
-        first, second = self._renamed(body), self._renamed(orelse)
-        chosen = [
-            ast.Assign(
-                [ast.Name(name, ast.Store())],
-                _lane(
-                    "select", ast.Name(condition, ast.Load()), *(_last_name(name, side[1]) for side in (first, second))
-                ),
-            )
-            for name in sorted(stored)
-        ]
-        return [ast.Assign([ast.Name(condition, ast.Store())], test), *first[0], *second[0], *chosen]
+        (first, names), (second, others) = self._renamed(body), self._renamed(orelse)
 
-    def _renamed(self, block: list[ast.stmt]) -> tuple[list[ast.stmt], dict[str, str]]:
+        def value(name: str, mine: _Names, theirs: _Names) -> ast.expr:
+            known = name in mine or name in self.assigned
+            read: ast.expr = ast.Name(mine[name] if known else theirs[name], ast.Load())
+            return read if known else _lane("nan_like", read)  # where Python finds no value
+
+        chosen = []
+        for name in sorted({*names, *others} - self.own):
+            values = value(name, names, others), value(name, others, names)
+            selected = _lane("select", ast.Name(condition, ast.Load()), *values)
+            chosen.append(ast.Assign([ast.Name(name, ast.Store())], selected))
+        return [ast.Assign([ast.Name(condition, ast.Store())], test), *first, *second, *chosen]
+
+    def _selectable(self, node: ast.stmt) -> bool:
+        """Whether a statement may run although its branch is not taken: it only assigns numbers, and soon ends."""
+        if isinstance(node, ast.Assign):
+            grouped = isinstance(node.value, ast.Tuple) and not isinstance(node.targets[0], ast.Tuple)
+            return not grouped and not self.program.loops(node)
+        return isinstance(node, ast.Pass)
+
+    def _renamed(self, block: list[ast.stmt]) -> tuple[list[ast.stmt], _Names]:
         """Assignments to names of our own, and what the block's names are called at its end."""
-        names: dict[str, str] = {}
+        names = _Names()
         statements: list[ast.stmt] = []
         for statement in copy.deepcopy(block):
             if isinstance(statement, ast.Pass):
                 continue
             for part in ast.walk(statement):
                 if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load):
-                    part.id = names.get(part.id, part.id)
+                    part.id = names[part.id]
             for part in ast.walk(statement):
                 if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
                     names[part.id] = part.id = self._temporary()
@@ -412,25 +434,32 @@ class _Rewriter(ast.NodeTransformer):
         for i, node in enumerate(body):
             if not isinstance(node, ast.If):
                 continue
-            returns = isinstance(node.body[-1], ast.Return)
-            if not returns or not all(isinstance(s, ast.Assign) for s in (*body[:i], *node.body[:-1])):
-                return body
             rest = self._with_one_return([*node.orelse, *body[i + 1 :]])
             if (
-                not rest
-                or not isinstance(rest[-1], ast.Return)
-                or not all(isinstance(s, ast.Assign) for s in rest[:-1])
+                not all(isinstance(s, ast.Assign) for s in body[:i])
+                or not self._ends(node.body)
+                or not self._ends(rest)
             ):
                 return body
-            condition = self._temporary()
+            condition, kept = self._temporary(), self._temporary()
             *early, leaving = self._renamed(node.body)[0]
             *late, ending = rest
-            assert isinstance(leaving, ast.Return) and isinstance(ending, ast.Return)
-            assert leaving.value is not None and ending.value is not None  # visit_Return saw to it
-            value = _lane("select", ast.Name(condition, ast.Load()), leaving.value, ending.value)
-            test = ast.Assign([ast.Name(condition, ast.Store())], node.test)
-            return [*body[:i], test, *early, *late, ast.Return(value)]
+            values = [end.value for end in (leaving, ending) if isinstance(end, ast.Return) and end.value is not None]
+            return [
+                *body[:i],
+                ast.Assign([ast.Name(condition, ast.Store())], node.test),
+                *early,
+                ast.Assign([ast.Name(kept, ast.Store())], values[0]),  # before what follows changes its names
+                *late,
+                ast.Return(_lane("select", *(ast.Name(n, ast.Load()) for n in (condition, kept)), values[1])),
+            ]
         return body
+
+    def _ends(self, block: list[ast.stmt]) -> bool:
+        """Whether a block only assigns and then returns, so that it may run although it is not taken."""
+        if not block or not isinstance(block[-1], ast.Return) or self.program.loops(block[-1]):
+            return False
+        return all(map(self._selectable, block[:-1]))
 
     def visit_While(self, node: ast.While) -> list[ast.stmt]:
         if node.orelse:
@@ -795,6 +824,13 @@ class _Rewriter(ast.NodeTransformer):
         return _call(_INT, result) if self.index else result
 
 
+class _Names(dict[str, str]):
+    """New names; a name that has none keeps its own."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
 class _Substitute(ast.NodeTransformer):
     def __init__(self, name: str, value: ast.expr) -> None:
         self.name, self.value = name, value
@@ -853,10 +889,6 @@ def _stored(nodes: Iterable[ast.AST]) -> set[str]:
 def _loads(nodes: Iterable[ast.AST]) -> set[str]:
     """Names that expressions read."""
     return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-
-
-def _last_name(name: str, names: dict[str, str]) -> ast.expr:
-    return ast.Name(names.get(name, name), ast.Load())
 
 
 def _without_our_names(definition: ast.FunctionDef) -> ast.FunctionDef:
