@@ -49,7 +49,7 @@ _C0, _C1 = _f4(0.04166107252240181), _f4(-0.0013648713938891888)
 
 @inlined
 def box_muller(first, second):
-    """Two independent standard normals of two random words; |z| <= 6.66, to 1e-5 those of the words in float32.
+    """Two independent standard normals of two random words; |z| < 6.67, to 1e-5 those of the words in float32.
 
     The first word is the radius. Of the second, the low 30 bits are an angle in [-pi/4, pi/4], and the two others say
     in which of the quadrants around the axes: one mirrors it, one swaps the axes.

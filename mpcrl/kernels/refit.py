@@ -144,7 +144,7 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, refit
     Returns
     -------
     temperature, effective_sample_size : float
-        In units of cost; between 1 and N (0 where no sample is finite).
+        In units of cost; between 1 and N (0 where no sample, or not even the temperature, is finite).
     """
     blocks, steps, nu = decisions.shape[0], decisions.shape[1], decisions.shape[2]
     resolved = resolve_temperature(costs, kind, temperature)

@@ -175,10 +175,25 @@ class ForwardParams(NamedTuple):
     dt: float
 
 
-def forward_cost(before: Any, u: Any, after: Any, t: int, p: ForwardParams) -> float:
+def forward_cost(before: Any, u: Any, after: Any, t: int, p: ForwardParams | HalfCheetahParams) -> float:
     """Forward speed of the root, paid for by squared controls."""
     speed = (after.qpos[0] - before.qpos[0]) / p.dt
     return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed
+
+
+class HalfCheetahParams(NamedTuple):
+    """Those of `ForwardParams`, and what plans pay for the square of a lean beyond `free_lean`, rad."""
+
+    forward_reward_weight: float
+    ctrl_cost_weight: float
+    dt: float
+    lean_weight: float = 4.0
+    free_lean: float = 0.5
+
+
+def half_cheetah_planning_cost(before: Any, u: Any, after: Any, t: int, p: HalfCheetahParams) -> float:
+    """The cost, and a lean: getting up from a fall takes longer than a horizon that leaves time to plan."""
+    return forward_cost(before, u, after, t, p) + p.lean_weight * max(abs(after.qpos[2]) - p.free_lean, 0.0) ** 2
 
 
 def half_cheetah() -> MujocoTask:
@@ -187,8 +202,9 @@ def half_cheetah() -> MujocoTask:
         "HalfCheetah-v5",
         fields=("qpos",),
         cost=forward_cost,
-        params=lambda model, env: ForwardParams(1.0, 0.1, env.unwrapped.dt),
-        preset={"planner": "icem", "budget": 100, "horizon": 16, "beta": 0.5, "elites": 5},
+        planning_cost=half_cheetah_planning_cost,
+        params=lambda model, env: HalfCheetahParams(1.0, 0.1, env.unwrapped.dt),
+        preset={"planner": "icem", "budget": 100, "horizon": 16, "iterations": 4, "beta": 0.5, "elites": 5},
     )
 
 
