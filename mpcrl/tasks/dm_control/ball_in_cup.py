@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from mpcrl.tasks.dm_control.suite import suite_task
+from mpcrl.tasks.dm_control.suite import COARSE, suite_task
 from mpcrl.tasks.mujoco_task import MujocoTask
 
 
@@ -48,5 +48,5 @@ def catch() -> MujocoTask:
         cost=catch_cost,
         planning_cost=catch_planning_cost,
         params=params,
-        preset={"planner": "icem", "budget": 100, "horizon": 30, "iterations": 2},
+        preset={**COARSE, "budget": 40, "horizon": 24, "iterations": 2},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from mpcrl.tasks.dm_control.suite import gaussian, inside, small_control, suite_task
+from mpcrl.tasks.dm_control.suite import COARSE, gaussian, inside, small_control, suite_task
 from mpcrl.tasks.mujoco_task import MujocoTask
 
 
@@ -45,8 +45,17 @@ def planning_cost(before: Any, u: Any, after: Any, t: int, p: CartpoleParams) ->
     return smooth + p.sparse_weight * sparse_cost(before, u, after, t, p)
 
 
-_SWING = {"planner": "icem", "budget": 100, "horizon": 100, "iterations": 2, "knots": 6, "beta": 0.0}
-_BALANCE = {"planner": "icem", "budget": 40, "horizon": 50, "iterations": 2, "knots": 6, "beta": 0.0}
+_SWING = {
+    **COARSE,
+    "budget": 150,
+    "horizon": 100,
+    "iterations": 3,
+    "knots": 10,
+    "beta": 0.0,
+    "width": 1.0,
+    "execute": "mean",
+}
+_BALANCE = {**COARSE, "budget": 40, "horizon": 50, "iterations": 2, "knots": 6, "beta": 0.0}
 
 
 def balance() -> MujocoTask:
@@ -83,7 +92,7 @@ def swingup_sparse() -> MujocoTask:
         cost=sparse_cost,
         planning_cost=planning_cost,
         params=CartpoleParams(),
-        preset={**_SWING, "budget": 240, "horizon": 110, "iterations": 3, "knots": 8},
+        preset={**_SWING, "budget": 240, "horizon": 110},
     )
 
 

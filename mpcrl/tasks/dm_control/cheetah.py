@@ -27,5 +27,13 @@ def run() -> MujocoTask:
         fields=("sensordata",),
         cost=run_cost,
         params=lambda model, env: CheetahParams(velocity=int(model.sensor("torso_subtreelinvel").adr[0])),
-        preset={"planner": "icem", "budget": 240, "horizon": 56, "iterations": 6, "beta": 2.5, "elites": 6},
+        preset={
+            "planner": "icem",
+            "controls_per_plan": 2,
+            "budget": 480,
+            "horizon": 56,
+            "iterations": 8,
+            "decay": 1.0,
+            "elites": 8,
+        },
     )

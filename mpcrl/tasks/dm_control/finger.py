@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from mpcrl.tasks.dm_control.suite import suite_task
+from mpcrl.tasks.dm_control.suite import COARSE, suite_task
 from mpcrl.tasks.mujoco_task import MujocoTask
 
 
@@ -63,7 +63,7 @@ def _params(model: Any, env: Any) -> FingerParams:
     return FingerParams(tip, target, fingertip, hinge, velocity, model.site("target").size[0])
 
 
-_TURN = {"planner": "icem", "budget": 180, "horizon": 30, "iterations": 3}
+_TURN = {**COARSE, "budget": 150, "horizon": 30, "iterations": 3}
 
 
 def spin() -> MujocoTask:

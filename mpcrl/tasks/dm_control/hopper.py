@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mpcrl.tasks.dm_control.suite import below, inside, linear, small_control, suite_task
+from mpcrl.tasks.dm_control.suite import COARSE, below, inside, linear, small_control, suite_task
 from mpcrl.tasks.mujoco_task import MujocoTask
 
 
@@ -81,7 +81,7 @@ def stand() -> MujocoTask:
         cost=stand_cost,
         planning_cost=stand_planning_cost,
         params=_params,
-        preset={"planner": "icem", "budget": 150, "horizon": 50, "iterations": 3, "knots": 6, "beta": 0.0},
+        preset={**COARSE, "budget": 150, "horizon": 50, "iterations": 3, "knots": 6, "beta": 0.0},
     )
 
 

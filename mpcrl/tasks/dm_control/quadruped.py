@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mpcrl.tasks.dm_control.suite import below, linear, suite_task
+from mpcrl.tasks.dm_control.suite import COARSE, below, linear, suite_task
 from mpcrl.tasks.mujoco_task import MujocoTask
 
 
@@ -31,7 +31,7 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
         fields=("xmat", "sensordata"),
         cost=cost,
         params=params,
-        preset={"planner": "icem", "budget": 80, "horizon": 26, "iterations": 2, **preset},
+        preset={**COARSE, "budget": 40, "horizon": 20, "iterations": 2, "elites": 5, **preset},
     )
 
 

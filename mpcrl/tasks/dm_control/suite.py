@@ -14,6 +14,9 @@ from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
 
 _EPISODE_STEPS = 1000  # of every task in the suite's benchmark
 
+COARSE: Mapping[str, Any] = {"planner": "icem", "model": "mujoco-coarse", "controls_per_plan": 2}
+"""What most presets begin with: two controls of each plan, and physics that are cheap enough to plan in time."""
+
 
 def suite_task(
     name: str,

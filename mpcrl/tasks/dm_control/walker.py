@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mpcrl.tasks.dm_control.suite import below, gaussian, linear, suite_task
+from mpcrl.tasks.dm_control.suite import COARSE, below, gaussian, linear, suite_task
 from mpcrl.tasks.mujoco_task import MujocoTask
 
 
@@ -52,7 +52,7 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
         cost=cost,
         planning_cost=planning_cost,
         params=params,
-        preset={"planner": "icem", "budget": 100, "horizon": 24, "iterations": 2, **preset},
+        preset={**COARSE, "budget": 40, "horizon": 18, "iterations": 2, "elites": 5, **preset},
     )
 
 
