@@ -224,11 +224,12 @@ def test_records_are_those_of_a_loop(integrator: str, current: bool, skip: int) 
 
 
 @pytest.mark.parametrize("integrator", ["Euler", "RK4"])
-def test_body_forces_are_those_of_a_loop(integrator: str) -> None:
-    """mj_step leaves them out."""
+@pytest.mark.parametrize("current", [True, False])
+def test_body_forces_are_those_of_a_loop(integrator: str, current: bool) -> None:
+    """mj_step leaves them out, and what brings the derived fields beside them up to date loses their contacts."""
     model = rig(integrator)
     start, controls = rig_start(model), rig_controls(3, 40)
-    recording = physics.Recording.of([model], 2, ("cfrc_ext", "qpos"), False)
+    recording = physics.Recording.of([model], 2, ("cfrc_ext", "xpos"), current)
     run = physics.physics_for(recording).simulate(start, controls, 2)
     for sample, sequence in enumerate(controls):
         data = mujoco.MjData(model)
@@ -238,6 +239,9 @@ def test_body_forces_are_those_of_a_loop(integrator: str) -> None:
             mujoco.mj_step(model, data, 2)
             mujoco.mj_rnePostConstraint(model, data)
             assert np.array_equal(run.after[0][sample, h], data.cfrc_ext)
+            if current:
+                mujoco.mj_kinematics(model, data)
+            assert np.array_equal(run.after[1][sample, h], data.xpos)
         assert np.abs(data.cfrc_ext[2]).max() > 1.0, "the ball never touched the floor"
 
 

@@ -204,7 +204,7 @@ class MuJoCo:
         data = mujoco.MjData(model)
         with physics.quiet():
             for sample, row in zip(controls, states, strict=True):
-                for h in physics.stepped(self._recording, model, data, state, sample, refresh=False):
+                for h in physics.stepped(self._recording, model, data, state, sample, recorded=False):
                     if isinstance(h, physics.Failure):
                         row[h.control + 1 :] = np.nan
                     else:

@@ -20,6 +20,9 @@ import numpy as np
 from mpcrl.core.errors import InvalidInput, missing
 from mpcrl.tasks.task import Task
 
+BODY_FORCES = {"cacc", "cfrc_int", "cfrc_ext"}
+"""Fields that mj_step leaves out unless a sensor asks for them, and mj_rnePostConstraint computes."""
+
 
 class NoParams(NamedTuple):
     """The parameters of a cost that has none."""
