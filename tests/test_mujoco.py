@@ -499,6 +499,11 @@ def test_unbounded_actuators_are_named() -> None:
         _ = rig_model(source=mujoco.MjModel.from_xml_string(xml)).control_bounds
 
 
+def cost_with_numpy(before: Any, u: Any, after: Any, t: int, p: Any) -> float:
+    """Wrong inside of NumPy."""
+    return float(np.linalg.det(after.qpos))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -513,6 +518,9 @@ def test_unbounded_actuators_are_named() -> None:
         ({"params": RigParams(weights=np.zeros(0))}, "params.weights must be .* not empty"),
         ({"cost": lambda before, u, after, t, p: after.qpos[99]}, r"test_mujoco\.py:\d+.* raised IndexError"),
         ({"cost": lambda before, u, after, t, p: None}, r"test_mujoco\.py:\d+.*: cost must return a number, got None"),
+        ({"cost": lambda before, u: 0.0}, r"test_mujoco\.py:\d+ \(<lambda>\): cost raised TypeError: .* 2 positional"),
+        ({"cost": cost_with_numpy}, rf"test_mujoco\.py:{cost_with_numpy.__code__.co_firstlineno + 2}: cost raised"),
+        ({"fields": "qpos"}, r"sequence of names, got the string 'qpos'; write \('qpos',\)"),
         ({"cost": print}, "a plain Python function is needed"),
     ],
 )
@@ -562,6 +570,11 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             patched.setitem(sys.modules, package, None)
             with pytest.raises(MissingDependency, match=rf"{package} is not installed.*mpcrl\[{extra}\]"):
                 mujoco_task(env_id, fields=("qpos",), cost=rig_cost, params=RigParams(), preset={})
+
+
+def test_a_string_is_no_list_of_fields() -> None:
+    with pytest.raises(InvalidInput, match="got the string 'qpos'"):
+        mujoco_task("Hopper-v5", fields="qpos", cost=rig_cost, params=RigParams(), preset={})  # type: ignore[arg-type]
 
 
 def test_an_environment_without_mujoco_is_refused() -> None:
