@@ -224,11 +224,12 @@ def test_records_are_those_of_a_loop(integrator: str, current: bool, skip: int) 
 
 
 @pytest.mark.parametrize("integrator", ["Euler", "RK4"])
-def test_body_forces_are_those_of_a_loop(integrator: str) -> None:
-    """mj_step leaves them out."""
+@pytest.mark.parametrize("current", [True, False])
+def test_body_forces_are_those_of_a_loop(integrator: str, current: bool) -> None:
+    """mj_step leaves them out, and what brings the derived fields beside them up to date loses their contacts."""
     model = rig(integrator)
     start, controls = rig_start(model), rig_controls(3, 40)
-    recording = physics.Recording.of([model], 2, ("cfrc_ext", "qpos"), False)
+    recording = physics.Recording.of([model], 2, ("cfrc_ext", "xpos"), current)
     run = physics.physics_for(recording).simulate(start, controls, 2)
     for sample, sequence in enumerate(controls):
         data = mujoco.MjData(model)
@@ -238,6 +239,9 @@ def test_body_forces_are_those_of_a_loop(integrator: str) -> None:
             mujoco.mj_step(model, data, 2)
             mujoco.mj_rnePostConstraint(model, data)
             assert np.array_equal(run.after[0][sample, h], data.cfrc_ext)
+            if current:
+                mujoco.mj_kinematics(model, data)
+            assert np.array_equal(run.after[1][sample, h], data.xpos)
         assert np.abs(data.cfrc_ext[2]).max() > 1.0, "the ball never touched the floor"
 
 
@@ -495,6 +499,11 @@ def test_unbounded_actuators_are_named() -> None:
         _ = rig_model(source=mujoco.MjModel.from_xml_string(xml)).control_bounds
 
 
+def cost_with_numpy(before: Any, u: Any, after: Any, t: int, p: Any) -> float:
+    """Wrong inside of NumPy."""
+    return float(np.linalg.det(after.qpos))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -509,6 +518,9 @@ def test_unbounded_actuators_are_named() -> None:
         ({"params": RigParams(weights=np.zeros(0))}, "params.weights must be .* not empty"),
         ({"cost": lambda before, u, after, t, p: after.qpos[99]}, r"test_mujoco\.py:\d+.* raised IndexError"),
         ({"cost": lambda before, u, after, t, p: None}, r"test_mujoco\.py:\d+.*: cost must return a number, got None"),
+        ({"cost": lambda before, u: 0.0}, r"test_mujoco\.py:\d+ \(<lambda>\): cost raised TypeError: .* 2 positional"),
+        ({"cost": cost_with_numpy}, rf"test_mujoco\.py:{cost_with_numpy.__code__.co_firstlineno + 2}: cost raised"),
+        ({"fields": "qpos"}, r"sequence of names, got the string 'qpos'; write \('qpos',\)"),
         ({"cost": print}, "a plain Python function is needed"),
     ],
 )
@@ -558,6 +570,11 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
             patched.setitem(sys.modules, package, None)
             with pytest.raises(MissingDependency, match=rf"{package} is not installed.*mpcrl\[{extra}\]"):
                 mujoco_task(env_id, fields=("qpos",), cost=rig_cost, params=RigParams(), preset={})
+
+
+def test_a_string_is_no_list_of_fields() -> None:
+    with pytest.raises(InvalidInput, match="got the string 'qpos'"):
+        mujoco_task("Hopper-v5", fields="qpos", cost=rig_cost, params=RigParams(), preset={})  # type: ignore[arg-type]
 
 
 def test_an_environment_without_mujoco_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ mujoco = pytest.importorskip("mujoco")
 
 from mpcrl import MuJoCo, make_task, run_task, xml_task  # noqa: E402
 from mpcrl.core.candidates import Candidates  # noqa: E402
-from mpcrl.core.errors import InvalidInput  # noqa: E402
+from mpcrl.core.errors import InvalidInput, MissingDependency  # noqa: E402
 from mpcrl.core.threads import ThreadBudget  # noqa: E402
 from mpcrl.experiments.configure import planner_for  # noqa: E402
 from mpcrl.experiments.worlds import world_of  # noqa: E402
@@ -97,6 +98,38 @@ def test_the_world_is_what_the_model_predicts(sled, current) -> None:
     assert np.array_equal(again, starts[0])
 
 
+STAMP = """
+<mujoco>
+  <worldbody>
+    <geom type="plane" size="5 5 .1"/>
+    <body name="stamp" pos="0 0 .095">
+      <joint name="z" type="slide" axis="0 0 1"/>
+      <geom size=".1" mass="1"/>
+    </body>
+  </worldbody>
+  <actuator><motor name="push" joint="z" gear="30" ctrlrange="-1 1"/></actuator>
+</mujoco>
+"""
+
+
+def pressing_cost(before: Any, u: Any, after: Any, t: int, p: Any) -> float:
+    return -abs(after.cfrc_ext[1, 5]) - abs(before.cfrc_ext[1, 5]) * (t == 0) - after.xpos[1, 2]
+
+
+@pytest.mark.parametrize("current", [True, False])
+def test_body_forces_are_paid_in_the_world_as_in_the_plan(tmp_path, current) -> None:
+    """mj_step leaves them out, and mj_forward at the start."""
+    path = tmp_path / "stamp.xml"
+    path.write_text(STAMP)
+    task = xml_task(path, cost=pressing_cost, fields=["cfrc_ext", "xpos"], frame_skip=5, current=current)  # type: ignore[arg-type]
+    world, model = world_of(task), MuJoCo(task)
+    state, controls = world.reset(0), np.linspace(0.5, -1.0, 20)[None, :, None]
+    predicted = model.costs(state, Candidates.from_rows(controls), 0, task.params, ThreadBudget(1))
+    paid = -sum(world.step(u).reward for u in controls[0])
+    assert paid < -50.0, "the stamp never pressed"
+    assert paid == pytest.approx(predicted[0], abs=1e-9)
+
+
 def test_an_episode_ends(sled) -> None:
     world = world_of(sled_task(sled))
     for control, ended in ((2.0, "terminated"), (-1.0, "time limit")):
@@ -122,6 +155,11 @@ def test_a_diverged_world_ends(sled) -> None:
     env.data.qvel[:] = 1e12
     _, reward, ended, _, _ = env.step(np.zeros(1))
     assert reward == -np.inf and ended
+
+
+def test_a_string_is_no_list_of_fields(sled) -> None:
+    with pytest.raises(InvalidInput, match=r"got the string 'qpos'; write \('qpos',\)"):
+        sled_task(sled, fields="qpos")
 
 
 def test_bad_files(tmp_path, sled) -> None:
@@ -175,6 +213,28 @@ def test_a_task_in_a_file(sled) -> None:
     path.write_text("import no_such_module")
     with pytest.raises(InvalidInput, match="ModuleNotFoundError: No module named 'no_such_module'"):
         make_task(f"{path}:sled")
+
+
+def test_a_task_in_a_file_imports_its_neighbour(sled) -> None:
+    path, before = sled.with_name("mine.py"), list(sys.path)
+    sled.with_name("neighbour_of_mine.py").write_text(FILE)
+    late = "def late():\n    import neighbour_of_mine\n    return neighbour_of_mine.made"
+    path.write_text(f"from neighbour_of_mine import sled\n{late}")
+    try:
+        assert [make_task(f"{path}:{name}").name for name in ("sled", "late")] == ["sled", "sled"]
+    finally:
+        sys.modules.pop("neighbour_of_mine", None)
+    assert sys.path == before
+
+
+def test_what_a_task_file_may_raise(tmp_path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("from mpcrl.core.errors import missing\nraise missing('shimmy', 'dm-control')")
+    with pytest.raises(MissingDependency, match="shimmy is not installed"):
+        make_task(f"{path}:task")
+    path.write_text("import sys\nsys.exit(3)")
+    with pytest.raises(InvalidInput, match=r"mine\.py:task ended Python \(SystemExit: 3\); .*__main__"):
+        make_task(f"{path}:task")
 
 
 def test_the_command_runs_a_task_in_a_file(sled, tmp_path, capsys, monkeypatch) -> None:

@@ -21,7 +21,7 @@ from mpcrl.core.threads import ThreadBudget
 from mpcrl.models import physics, scalar
 from mpcrl.models.physics import mujoco
 from mpcrl.models.risk import Mean, Risk
-from mpcrl.tasks.mujoco_task import MujocoTask, NoParams, control_bounds, load_model
+from mpcrl.tasks.mujoco_task import MujocoTask, NoParams, control_bounds, field_names, load_model
 
 _RECORD_BYTES = 2**26
 """Memory for recorded fields; more samples than fit are simulated one part after the other."""
@@ -106,7 +106,7 @@ class MuJoCo:
             raise InvalidInput("an MjModel has no cost; give cost=function(before, u, after, t, p)")
         self._terminal = _chosen(terminal, task and task.terminal, None)
         self._terminated = _chosen(terminated, task and task.terminated, None)
-        self._names = tuple(_chosen(fields, task and task.fields, ("qpos", "qvel")))
+        self._names = field_names(_chosen(fields, task and task.fields, ("qpos", "qvel")))
         self._current = bool(_chosen(current, task and task.current, True))
         self._frame_skip = positive_integer("frame_skip", _chosen(frame_skip, task and task.frame_skip, 1))
         self._coarse = coarse
@@ -204,7 +204,7 @@ class MuJoCo:
         data = mujoco.MjData(model)
         with physics.quiet():
             for sample, row in zip(controls, states, strict=True):
-                for h in physics.stepped(self._recording, model, data, state, sample, refresh=False):
+                for h in physics.stepped(self._recording, model, data, state, sample, recorded=False):
                     if isinstance(h, physics.Failure):
                         row[h.control + 1 :] = np.nan
                     else:
@@ -315,9 +315,8 @@ def evaluate(controls, healthy, t, out, stride{records}{params}):
             try:
                 value = function(*arguments)
             except Exception as error:
-                frame = traceback.extract_tb(error.__traceback__)[-1]
                 raise InvalidInput(
-                    f"{frame.filename}:{frame.lineno}: {name} raised {type(error).__name__}: {error}; "
+                    f"{_raised_at(function, error)}: {name} raised {type(error).__name__}: {error}; "
                     f"recorded fields are {', '.join(self._names)}"
                 ) from error
             if not isinstance(value, bool | int | float | np.number | np.bool_):
@@ -333,6 +332,13 @@ def evaluate(controls, healthy, t, out, stride{records}{params}):
 
 def _chosen(given: Any, of_task: Any, default: Any) -> Any:
     return given if given is not None else of_task if of_task is not None else default
+
+
+def _raised_at(function: Callable[..., Any], error: Exception) -> str:
+    """The last line of the function's own file that an exception came through, or the function: bad arguments."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename == scalar.code_of(function).co_filename]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else scalar.where(function)
 
 
 def _load(source: Any) -> tuple[mujoco.MjModel, np.ndarray]:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mpcrl.core.errors import InvalidInput, missing
+from mpcrl.tasks.mujoco_task import BODY_FORCES
 
 try:
     import mujoco as mujoco  # handed on: `models.mujoco` takes it from here
@@ -40,8 +41,6 @@ _FULL, _USER = mujoco.mjtState.mjSTATE_FULLPHYSICS, mujoco.mjtState.mjSTATE_USER
 _INPUTS = {"ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat", "userdata"}
 _IN_STATE = {"qpos", "qvel", "act", "qacc_warmstart", "plugin_state", *_INPUTS}
 _ROLLOUT_RECORDS = {"qpos", "qvel", "act", "sensordata"}
-_BODY_FORCES = {"cacc", "cfrc_int", "cfrc_ext"}
-"""What mj_step leaves out unless a sensor asks for it, and mj_rnePostConstraint computes."""
 
 Apply = Callable[[Any, Any, np.ndarray], None]
 """`apply(model, data, u)`: how a control reaches the simulation where it is not `data.ctrl`."""
@@ -112,7 +111,7 @@ class Recording:
     @property
     def body_forces(self) -> bool:
         """Whether mj_rnePostConstraint has to run for what is recorded."""
-        return not _BODY_FORCES.isdisjoint(self.fields)
+        return not BODY_FORCES.isdisjoint(self.fields)
 
 
 class Physics(Protocol):
@@ -291,19 +290,16 @@ class SteppedPhysics(_Simulations):
             for name, first in zip(recording.fields, before, strict=True)
         )
         healthy = np.full(len(recording.models) * count, horizon)
-        refresh = any(recording.shifts)
 
         def work(worker: int) -> None:
             for scenario, model in enumerate(recording.models):
                 data = mujoco.MjData(model)
                 for sample in range(worker, count, threads):
                     row = scenario * count + sample
-                    for step in stepped(recording, model, data, state, controls[sample], refresh):
+                    for step in stepped(recording, model, data, state, controls[sample], recorded=True):
                         if isinstance(step, Failure):
                             healthy[row] = step.control
                             break
-                        if recording.body_forces:
-                            mujoco.mj_rnePostConstraint(model, data)
                         for name, records in zip(recording.fields, after, strict=True):
                             records[row, step] = getattr(data, name)
 
@@ -319,9 +315,12 @@ class Failure(NamedTuple):
 
 
 def stepped(
-    recording: Recording, model: Any, data: Any, state: np.ndarray, controls: np.ndarray, refresh: bool
+    recording: Recording, model: Any, data: Any, state: np.ndarray, controls: np.ndarray, recorded: bool
 ) -> Iterator[int | Failure]:
-    """Apply controls [H, nu] from a state to `data`; yields h after control h, and a Failure where there is one."""
+    """Apply controls [H, nu] from a state to `data`; yields h after control h, and a Failure where there is one.
+
+    With `recorded`, the recording's fields are then there to read in `data`; else only the state is.
+    """
     mujoco.mj_resetData(model, data)
     mujoco.mj_setState(model, data, state, STATE)
     if recording.apply is not None:  # it may read derived fields; the solver must start where it would have
@@ -345,7 +344,10 @@ def stepped(
             yield Failure(max(h - reset, 0))  # a reset says that the state was bad before this control
             return
         if h < horizon:
-            if refresh:
+            # In this order: mj_step1 finds the contacts anew, and to those no force belongs yet.
+            if recorded and recording.body_forces:
+                mujoco.mj_rnePostConstraint(model, data)
+            if recorded and any(recording.shifts):
                 mujoco.mj_step1(model, data)
             yield h
 

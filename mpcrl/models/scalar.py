@@ -22,9 +22,14 @@ _STABLE = ("math", "cmath", "numpy", "numba", "typing", "collections")
 """Modules whose attributes need no look: the cache is keyed by their versions."""
 
 
+def code_of(function: Callable[..., Any]) -> types.CodeType:
+    """What a function, or the one inside a dispatcher or a decorator, runs."""
+    return inspect.unwrap(getattr(function, "py_func", function)).__code__
+
+
 def where(function: Callable[..., Any]) -> str:
     """File and line of a function."""
-    code = inspect.unwrap(getattr(function, "py_func", function)).__code__
+    code = code_of(function)
     return f"{code.co_filename}:{code.co_firstlineno} ({function.__name__})"
 
 

@@ -11,19 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
-
-
-def squared(vector: Any) -> float:
-    """Sum of squares of a vector."""
-    total = 0.0
-    for i in range(vector.shape[0]):
-        total += vector[i] * vector[i]
-    return total
-
-
-def distance(a: Any, b: Any) -> float:
-    """Between two points in space, m."""
-    return math.sqrt((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + (a[2] - b[2]) ** 2)
+from mpcrl.tasks.scalars import distance, squared
 
 
 # ---- pendulums ---------------------------------------------------------------------------------------------------

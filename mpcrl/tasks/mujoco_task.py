@@ -11,7 +11,7 @@ import functools
 import importlib
 import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,9 @@ import numpy as np
 
 from mpcrl.core.errors import InvalidInput, missing
 from mpcrl.tasks.task import Task
+
+BODY_FORCES = {"cacc", "cfrc_int", "cfrc_ext"}
+"""Fields that mj_step leaves out unless a sensor asks for them, and mj_rnePostConstraint computes."""
 
 
 class NoParams(NamedTuple):
@@ -134,6 +137,7 @@ def mujoco_task(
     episode_steps : int, optional
         Where the environment's registration does not tell.
     """
+    fields = field_names(fields)
     env = _make_env(env_id)
     try:
         model, _ = simulation(env)
@@ -194,6 +198,13 @@ def control_bounds(model: Any) -> tuple[np.ndarray, np.ndarray]:
         which = f"actuators {names} have no control range" if model.nu else "the model has no actuator"
         raise InvalidInput(f"{which}; controls need actuators with a ctrlrange in the model")
     return model.actuator_ctrlrange[:, 0].copy(), model.actuator_ctrlrange[:, 1].copy()
+
+
+def field_names(fields: Sequence[str]) -> tuple[str, ...]:
+    """Fields as a tuple; a lone string, which would be taken for a sequence of letters, is refused."""
+    if isinstance(fields, str):
+        raise InvalidInput(f"fields must be a sequence of names, got the string {fields!r}; write ({fields!r},)")
+    return tuple(fields)
 
 
 def flat(observation: Any) -> np.ndarray:

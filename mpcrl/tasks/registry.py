@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mpcrl.core.errors import InvalidInput, unknown_name
+from mpcrl.core.errors import InvalidInput, MpcrlError, unknown_name
 from mpcrl.tasks import gym_mujoco, robotics
 from mpcrl.tasks.acrobot import acrobot_swingup
 from mpcrl.tasks.cart_double_pendulum import cart_double_pendulum
@@ -116,7 +117,7 @@ def make_task(name: str) -> Task:
     UnknownName
         There is none; the message offers the nearest names.
     MissingDependency
-        The task needs a package that is not installed.
+        The task, or what the file needs of mpcrl, needs a package that is not installed.
     InvalidInput
         The file does not exist or cannot be run, or what is named in it is no task.
     """
@@ -138,11 +139,17 @@ def _task_in_file(path: Path, attribute: str) -> Task:
     assert spec is not None and spec.loader is not None  # a .py file has both
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        found = getattr(module, attribute, None)
-        task = found if isinstance(found, Task) or not callable(found) else found()
-    except InvalidInput:
+        with _importable(path.parent):
+            spec.loader.exec_module(module)
+            found = getattr(module, attribute, None)
+            task = found if isinstance(found, Task) or not callable(found) else found()
+    except MpcrlError:
         raise
+    except SystemExit as error:
+        raise InvalidInput(
+            f"{path}:{attribute} ended Python (SystemExit: {error}); what the file does as a script belongs under "
+            "`if __name__ == '__main__':`"
+        ) from error
     except Exception as error:
         raise InvalidInput(f"{path}:{attribute} raised {type(error).__name__}: {error}") from error
     if not isinstance(task, Task):
@@ -151,3 +158,15 @@ def _task_in_file(path: Path, attribute: str) -> Task:
         got = f"is {task!r}" if hasattr(module, attribute) else "does not exist"
         raise InvalidInput(f"{path}:{attribute} must be a task or a function that returns one; it {got}{hint}")
     return task
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Modules beside a task's file can be imported as if the file were run as a script."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in sys.path:  # what the file did to it aside
+            sys.path.remove(entry)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
+from mpcrl.tasks.scalars import distance
 
 
 class FetchParams(NamedTuple):
@@ -27,8 +27,7 @@ class FetchParams(NamedTuple):
 
 def to_goal(after: Any, p: FetchParams) -> float:
     """Distance from the object to the goal, m."""
-    place = after.site_xpos[p.object]
-    return math.sqrt((place[0] - p.goal[0]) ** 2 + (place[1] - p.goal[1]) ** 2 + (place[2] - p.goal[2]) ** 2)
+    return distance(after.site_xpos[p.object], p.goal)
 
 
 def sparse_cost(before: Any, u: Any, after: Any, t: int, p: FetchParams) -> float:
@@ -43,8 +42,7 @@ def dense_cost(before: Any, u: Any, after: Any, t: int, p: FetchParams) -> float
 
 def planning_cost(before: Any, u: Any, after: Any, t: int, p: FetchParams) -> float:
     """Distances of the object from the goal and of the gripper from the object, and fingers open until it is there."""
-    place, grip = after.site_xpos[p.object], after.site_xpos[p.grip]
-    reach = math.sqrt((place[0] - grip[0]) ** 2 + (place[1] - grip[1]) ** 2 + (place[2] - grip[2]) ** 2)
+    reach = distance(after.site_xpos[p.object], after.site_xpos[p.grip])
     fingers = after.qpos[p.finger]  # m, open when large
     hand = p.open_weight * (fingers if reach < p.near else -fingers)
     away = to_goal(after, p)

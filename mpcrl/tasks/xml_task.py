@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mpcrl.core.checks import positive_integer
-from mpcrl.tasks.mujoco_task import MujocoTask, NoParams, control_bounds, load_model
+from mpcrl.tasks.mujoco_task import BODY_FORCES, MujocoTask, NoParams, control_bounds, field_names, load_model
 
 
 def xml_task(
@@ -66,6 +66,7 @@ def xml_task(
         For a file that cannot be loaded, and actuators without a control range.
     """
     path = Path(path).absolute()
+    fields = field_names(fields)
     positive_integer("frame_skip", frame_skip)
     pristine = load_model(path)
     low, high = control_bounds(pristine)
@@ -81,7 +82,7 @@ def xml_task(
         control_low=low,
         control_high=high,
         episode_steps=episode_steps,
-        fields=tuple(fields),
+        fields=fields,
         cost=cost,
         planning_cost=planning_cost,
         terminated=terminated,
@@ -114,6 +115,7 @@ class XmlEnv:
         self.render_kwargs: dict[str, Any] = {"width": 480, "height": 480, "camera_id": -1}
         self._pristine, self._functions, self._given = load_model(path), functions, params
         self._fields, self._record = fields, namedtuple("record", fields)
+        self._body_forces = not BODY_FORCES.isdisjoint(fields)
         self._frame_skip, self._current, self._episode_steps = frame_skip, current, episode_steps
         self._rng, self._steps = np.random.default_rng(), 0
         self._renderer: Any = None
@@ -136,6 +138,8 @@ class XmlEnv:
         if self._functions["reset"] is not None:
             self._functions["reset"](self.model, self.data, self._rng)
         mujoco.mj_forward(self.model, self.data)
+        if self._body_forces:
+            mujoco.mj_rnePostConstraint(self.model, self.data)
         given = self._given(self.model, self) if callable(self._given) else self._given
         self.params = NoParams() if given is None else given
         return self._get_obs(), {}
@@ -147,6 +151,8 @@ class XmlEnv:
         before = self._recorded()
         self.data.ctrl[:] = u
         mujoco.mj_step(self.model, self.data, self._frame_skip)
+        if self._body_forces:  # before mj_step1 finds the contacts anew, to which no force belongs yet
+            mujoco.mj_rnePostConstraint(self.model, self.data)
         if self._current:
             mujoco.mj_step1(self.model, self.data)
         after = self._recorded()

@@ -44,12 +44,21 @@ def speed_share(after: Any, p: HopperParams) -> float:
     return linear(below(after.sensordata[p.velocity], p.hop_speed), p.hop_speed / 2.0, 0.5)
 
 
+def rise(after: Any, p: HopperParams) -> float:
+    """1 from a little above the least height on, down to -1 upside down."""
+    return min(max(height(after, p) / (p.min_height + 0.1), -1.0), 1.0)
+
+
+def lean(after: Any, p: HopperParams) -> float:
+    """0 for a torso upright, 2 for one upside down."""
+    return 1.0 - after.xmat[p.torso, 8]
+
+
 def posture_cost(after: Any, p: HopperParams) -> float:
     """Height, a leaning torso, and a capture point (where the mass will be in `lead_time`) away from over the foot."""
-    rise = min(max(height(after, p) / (p.min_height + 0.1), -1.0), 1.0)
     capture = after.subtree_com[p.torso, 0] + p.lead_time * after.sensordata[p.velocity] - after.xipos[p.foot, 0]
-    lean = 1.0 - after.xmat[p.torso, 8]
-    return p.upright_weight * lean + p.balance_weight * min(abs(capture), 1.0) - p.height_weight * rise
+    balance = p.balance_weight * min(abs(capture), 1.0)
+    return p.upright_weight * lean(after, p) + balance - p.height_weight * rise(after, p)
 
 
 def stand_planning_cost(before: Any, u: Any, after: Any, t: int, p: HopperParams) -> float:
@@ -59,10 +68,10 @@ def stand_planning_cost(before: Any, u: Any, after: Any, t: int, p: HopperParams
 
 def hop_planning_cost(before: Any, u: Any, after: Any, t: int, p: HopperParams) -> float:
     """The cost, height, uprightness and speed; balance over the foot would forbid to hop."""
-    rise = min(max(height(after, p) / (p.min_height + 0.1), -1.0), 1.0)
-    lean = 1.0 - after.xmat[p.torso, 8]
-    fast = min(max(after.sensordata[p.velocity] / p.hop_speed, -1.0), 1.0)
-    return hop_cost(before, u, after, t, p) + p.upright_weight * lean - p.height_weight * rise - 0.5 * fast
+    fast = 0.5 * min(max(after.sensordata[p.velocity] / p.hop_speed, -1.0), 1.0)
+    return (
+        hop_cost(before, u, after, t, p) + p.upright_weight * lean(after, p) - p.height_weight * rise(after, p) - fast
+    )
 
 
 def _params(model: Any, env: Any) -> HopperParams:

@@ -39,8 +39,9 @@ def cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
 
 
 def planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
-    """The cost, the head's height and the torso's uprightness one by one, and the capture point (where the mass will
-    be in `lead_time`) over the middle of the feet or, when walking, not behind it."""
+    """The cost, the head's height and the torso's uprightness one by one, and the distance of the capture point (where
+    the mass will be in `lead_time`) from the middle of the feet. Where walking is asked for it is that of the mass
+    itself: speed must not cost."""
     low = below(after.xpos[p.head, 2], p.stand_height) / p.stand_height
     lean = 1.0 - after.xmat[p.torso, 8]
     away = 0.0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mpcrl.tasks.dm_control.suite import distance, gaussian, outside, suite_task
+from mpcrl.tasks.dm_control.suite import gaussian, outside, suite_task
 from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.scalars import distance
 
 
 class ManipulatorParams(NamedTuple):
-    """Sites, where thumb and finger are in qpos, how close is close in m, and weights of the planning cost."""
+    """Sites, where the thumb is in qpos, how close is close in m, and weights of the planning cost."""
 
     ball: int
     target: int

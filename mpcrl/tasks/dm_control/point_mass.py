@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mpcrl.tasks.dm_control.suite import distance, gaussian, outside, small_control, suite_task
+from mpcrl.tasks.dm_control.suite import gaussian, outside, small_control, suite_task
 from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.scalars import distance
 
 
 class PointMassParams(NamedTuple):

@@ -81,8 +81,3 @@ def small_control(u: Any) -> float:
     for i in range(u.shape[0]):
         total += quadratic(u[i], 1.0, 0.0)
     return (4.0 + total / u.shape[0]) / 5.0
-
-
-def distance(a: Any, b: Any) -> float:
-    """Between two points in space, m."""
-    return math.sqrt((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + (a[2] - b[2]) ** 2)
