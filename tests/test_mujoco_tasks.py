@@ -16,7 +16,13 @@ import pytest
 from mpcrl.control.controller import Controller
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.threads import ThreadBudget
+from mpcrl.experiments import report
+from mpcrl.experiments.conditions import Conditions
+from mpcrl.experiments.config import run_config
 from mpcrl.experiments.configure import planner_for
+from mpcrl.experiments.store import Store
+from mpcrl.experiments.sweep import execute
+from mpcrl.experiments.tables import grouped
 from mpcrl.experiments.worlds import MujocoWorld
 from mpcrl.models import physics
 from mpcrl.models.mujoco import MuJoCo
@@ -315,6 +321,50 @@ def test_cost_is_the_reward_where_a_planner_goes(name) -> None:
                     break
     finally:
         world.close()
+
+
+# A world that diverges.
+
+
+@pytest.mark.parametrize("name", ["dm_control/fish-upright-v0", "dm_control/cartpole-swingup-v0", "HalfCheetah-v5"])
+def test_a_diverged_world_ends(name) -> None:
+    """Whether its environment raises or goes on from MuJoCo's initial pose; the next episode is a good one."""
+    world = MujocoWorld(task_of(name))
+    try:
+        start = world.reset(0)
+        simulation(world._env)[1].qvel[:] = 1e12
+        state, reward, ended = world.step(np.zeros(world.task.nu))
+        assert (reward, ended) == (0.0, "diverged") and state.shape == start.shape and np.isnan(state).all()
+        assert np.array_equal(world.reset(0), start)
+        state, _, ended = world.step(np.zeros(world.task.nu))
+        assert not ended and np.isfinite(state).all()
+    finally:
+        world.close()
+
+
+def test_an_error_that_is_no_divergence_is_raised(monkeypatch) -> None:
+    world = MujocoWorld(task_of("dm_control/cartpole-swingup-v0"))
+    try:
+        world.reset(0)
+        with pytest.raises(RuntimeError, match="of another kind"), monkeypatch.context() as patched:
+            patched.setattr(world._env.unwrapped, "step", lambda action: exec("raise RuntimeError('of another kind')"))
+            world.step(np.zeros(1))
+    finally:
+        world.close()
+
+
+def test_a_sweep_counts_a_diverged_run(tmp_path) -> None:
+    """Its plant is a million million times as strong as the planner thinks."""
+    name = "dm_control/cartpole-swingup-v0"
+    conditions = Conditions(plant_scale={"gear": 1e12})
+    config = run_config(task_of(name), "icem", budget=8, horizon=4, steps=9, conditions=conditions)
+    record = execute(config, 0, 1)
+    assert record.get("error") is None, record["traceback"]
+    assert record["ended"] == "diverged" and record["steps"] < 9 and math.isfinite(record["return"])
+    store = Store(tmp_path, record["versions"])
+    store.save(record)
+    caveats = report._caveats(tmp_path, grouped(store.records()[0]), [], [])
+    assert "In 1 run the world diverged; the return stops there." in caveats
 
 
 def test_terms() -> None:

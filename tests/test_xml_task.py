@@ -155,6 +155,10 @@ def test_a_diverged_world_ends(sled) -> None:
     env.data.qvel[:] = 1e12
     _, reward, ended, _, _ = env.step(np.zeros(1))
     assert reward == -np.inf and ended
+    world: Any = world_of(sled_task(sled))
+    world.reset(0)
+    world._env.data.qvel[:] = 1e12
+    assert world.step(np.zeros(1))[1:] == (-np.inf, "diverged")
 
 
 def test_a_string_is_no_list_of_fields(sled) -> None:

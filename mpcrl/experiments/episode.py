@@ -68,7 +68,7 @@ class Episode:
     plan_ms : ndarray [T]
         Of the plan that began at each control step; NaN where none did.
     counts : Counts
-    ended : {"terminated", "time limit", "steps done", "interrupted"}
+    ended : {"terminated", "time limit", "diverged", "steps done", "interrupted"}
     signals : tuple of Signals
         What is worth plotting of the states.
     control_names : tuple of str

@@ -111,6 +111,9 @@ def _caveats(folder: Path, groups: Sequence[Group], failed: Sequence[Row], damag
         yield f"{_count(len(failed), 'run')} failed and {'is' if len(failed) == 1 else 'are'} not in the numbers."
     if damaged:
         yield f"{_count(len(damaged), 'damaged file')} set aside."
+    diverged = sum(record["ended"] == "diverged" for group in groups for record in group.records)
+    if diverged:
+        yield f"In {_count(diverged, 'run')} the world diverged; the return stops there."
     planned = _planned(folder)
     ended = {(group.hash, seed) for group in groups for seed in group.seeds}
     ended |= {(row["hash"], row["seed"]) for row in failed}

@@ -163,7 +163,8 @@ def _replayed(task: MujocoTask, episode: Episode, every: int) -> Iterator[np.nda
         env.reset(seed=episode.seed)
         _aim(env, task.mj_model(env))
         yield env.render()
-        for step, control in enumerate(episode.controls, 1):
+        shown = episode.controls[:-1] if episode.ended == "diverged" else episode.controls
+        for step, control in enumerate(shown, 1):
             env.step(control)
             if step % every == 0:
                 yield env.render()

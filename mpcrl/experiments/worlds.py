@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
     Attributes
     ----------
     state : ndarray [nx]
-        As the task's model takes it.
+        As the task's model takes it; NaN where MuJoCo's simulation diverged.
     reward : float
     ended : str
         Why the episode is over; "" while it is not.
@@ -196,6 +196,7 @@ class MujocoWorld:
             self._env.close()
             self._env = self.task.make_env()
         self._env.reset(seed=seed)
+        self.task.mj_data(self._env).warning.number[:] = 0  # what a reset tries out may leave some
         self.params = self.task.params_of(self._env)
         buffer = np.empty(mujoco.mj_sizeModel(self.mj_model), np.uint8)
         mujoco.mj_saveModel(self.mj_model, None, buffer)
@@ -208,9 +209,18 @@ class MujocoWorld:
         return self.task.state(self._env)
 
     def step(self, control: np.ndarray) -> Outcome:
-        _, reward, terminated, truncated, _ = self._env.step(control)
+        try:
+            _, reward, terminated, truncated, _ = self._env.step(control)
+        except RuntimeError:  # dm_control's PhysicsError
+            if not self._diverged():
+                raise
+            reward, terminated, truncated = 0.0, False, False
+        state = self.task.state(self._env)
+        if self._diverged():
+            # MuJoCo goes on from the model's initial pose: unless an environment noticed, it rewards a leap.
+            return Outcome(np.full_like(state, np.nan), float(reward) if terminated else 0.0, "diverged")
         ended = "terminated" if terminated else "time limit" if truncated else ""
-        return Outcome(self.task.state(self._env), float(reward), ended)
+        return Outcome(state, float(reward), ended)
 
     def perturbed(self, state: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
         return noisy_state(self.mj_model, state, deviation, rng)
@@ -238,6 +248,10 @@ class MujocoWorld:
 
     def close(self) -> None:
         self._env.close()
+
+    def _diverged(self) -> bool:
+        """Whether MuJoCo has warned in this episode, which is what fails a plan's sample too."""
+        return bool(np.any(self.task.mj_data(self._env).warning.number))
 
     def _actuator(self, index: int) -> str:
         import mujoco
