@@ -43,6 +43,14 @@ TDMPC2 = {
 """Mean returns of TD-MPC2 (Hansen, Su, Wang, ICLR 2024) after 500k steps and at the end of training, from the result
 files that its authors publish."""
 
+INTRODUCTION = """# The Control Suite with the true model, beside a trained agent
+
+Made by `mpcrl compare --tasks ... --seeds 3 --workers 1 --threads 1 --out DIR`, then `python
+benchmarks/beside_tdmpc2.py DIR`. Each task has its own preset, as `mpcrl run TASK` uses it: a planner, a budget and a
+horizon. Episodes of 1000 control steps, scored by the environment's own reward. TD-MPC2 learns its model; a planner
+that is handed the physics has an advantage, and should not lose.
+"""
+
 
 def read(folder: pathlib.Path, name: str) -> list[dict[str, str]]:
     with (folder / name).open(newline="") as file:
@@ -74,21 +82,14 @@ def page(rows: list[dict[str, Any]]) -> str:
     """The page in Markdown."""
     known = [row for row in rows if row["task"] in TDMPC2]
     won = [row for row in known if row["mean"] >= SHARE * TDMPC2[row["task"]][1]]
+    in_time = sum(row["times_real"] <= 1 for row in won)
+    columns = ("task", "mean return", "seeds", "TD-MPC2 500k", "final", "share of final")
+    columns += ("budget x horizon, model", "plan / real", "threads")
     lines = [
-        "# The Control Suite with the true model, beside a trained agent",
-        "",
-        "Made by `mpcrl compare --tasks ... --seeds 3 --workers 1 --threads 1 --out DIR`, then "
-        "`python benchmarks/beside_tdmpc2.py DIR`. Each task has its own preset, as `mpcrl run TASK` uses it: a planner, "
-        "a budget and a horizon. Episodes of 1000 control steps, scored by the environment's own reward. TD-MPC2 learns "
-        "its model; a planner that is handed the physics has an advantage, and should not "
-        "lose.",
-        "",
-        f"{len(won)} of {len(known)} tasks reach {SHARE:.0%} of TD-MPC2's final return; "
-        f"{sum(row['times_real'] <= 1 for row in won)} of these in real time. `plan / real` is the median plan time over "
-        "the time until the next plan is due, on the threads stated; real time is up to 1.",
-        "",
-        "| task | mean return | seeds | TD-MPC2 500k | final | share of final | budget x horizon, model | plan / real | "
-        "threads |",
+        INTRODUCTION,
+        f"{len(won)} of {len(known)} tasks reach {SHARE:.0%} of TD-MPC2's final return; {in_time} of these in real time. "
+        "`plan / real` is the\nmedian plan time over the time until the next plan is due: real time is up to 1.\n",
+        f"| {' | '.join(columns)} |",
         "|---|---:|---|---:|---:|---:|---|---:|---:|",
     ]
     for row in sorted(rows, key=lambda row: row["task"]):
