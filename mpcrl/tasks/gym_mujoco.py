@@ -175,7 +175,7 @@ class HalfCheetahParams(NamedTuple):
     forward_reward_weight: float
     ctrl_cost_weight: float
     dt: float
-    lean_weight: float = 4.0
+    lean_weight: float = 1.0
     free_lean: float = 0.5
 
 
@@ -192,7 +192,15 @@ def half_cheetah() -> MujocoTask:
         cost=forward_cost,
         planning_cost=half_cheetah_planning_cost,
         params=lambda model, env: HalfCheetahParams(1.0, 0.1, env.unwrapped.dt),
-        preset={"planner": "icem", "budget": 100, "horizon": 16, "iterations": 4, "beta": 0.5, "elites": 5},
+        preset={
+            "planner": "icem",
+            "budget": 100,
+            "horizon": 17,
+            "iterations": 4,
+            "knots": 9,
+            "beta": 0.0,
+            "elites": 5,
+        },
     )
 
 
