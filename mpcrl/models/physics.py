@@ -157,6 +157,7 @@ class _Simulations:
         self._recording = recording
         self._data = [mujoco.MjData(model) for model in recording.models]
         self._buffers: dict[str, np.ndarray] = {}
+        self._started: tuple[bytes, tuple[np.ndarray, ...]] = b"", ()
 
     def _buffer(self, name: str, *shape: int) -> np.ndarray:
         """Memory that later calls use again: fresh pages cost more than writing to them."""
@@ -166,14 +167,19 @@ class _Simulations:
         return self._buffers[name][:size].reshape(shape)
 
     def _start(self, state: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The fields at the start [P, ...] under each scenario."""
+        """The fields at the start [P, ...] under each scenario; all iterations of a plan start from the same state."""
+        key = state.tobytes()
+        if key == self._started[0]:
+            return self._started[1]
         with quiet():
             for model, data in zip(self._recording.models, self._data, strict=True):
                 mujoco.mj_setState(model, data, state, STATE)
                 mujoco.mj_forward(model, data)
                 if self._recording.body_forces:
                     mujoco.mj_rnePostConstraint(model, data)
-        return tuple(np.stack([getattr(data, name) for data in self._data]) for name in self._recording.fields)
+        before = tuple(np.stack([getattr(data, name) for data in self._data]) for name in self._recording.fields)
+        self._started = key, before
+        return before
 
     def _held(self, controls: np.ndarray) -> np.ndarray:
         """Controls [P, N, S, nu] of each physics step; the last one is held for the step beyond the horizon."""

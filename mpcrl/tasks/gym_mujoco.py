@@ -195,7 +195,7 @@ def half_cheetah() -> MujocoTask:
         preset={
             "planner": "icem",
             "budget": 100,
-            "horizon": 17,
+            "horizon": 18,
             "iterations": 4,
             "knots": 9,
             "beta": 0.0,
