@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import threadpoolctl
 
 from mpcrl.core.errors import ForkedProcess, InvalidInput
 
@@ -98,6 +97,8 @@ class ThreadBudget:
     @contextlib.contextmanager
     def limit(self) -> Iterator[None]:
         """All loaded libraries keep to the budget: Numba, BLAS, OpenMP and torch."""
+        import threadpoolctl  # a twentieth of all imports, and an embedded controller does without
+
         torch = sys.modules.get("torch")
         before = torch.get_num_threads() if torch else 0
         with self.kernels(), threadpoolctl.threadpool_limits(self.count):
