@@ -45,17 +45,17 @@ def planning_cost(before: Any, u: Any, after: Any, t: int, p: CartpoleParams) ->
     return smooth + p.sparse_weight * sparse_cost(before, u, after, t, p)
 
 
-_SWING = {
+_SWING = {**COARSE, "budget": 240, "horizon": 120, "iterations": 3, "knots": 12, "beta": 0.0, "width": 1.0}
+_BALANCE = {
     **COARSE,
-    "budget": 150,
+    "budget": 40,
     "horizon": 100,
-    "iterations": 3,
-    "knots": 10,
+    "iterations": 2,
+    "knots": 8,
     "beta": 0.0,
-    "width": 1.0,
+    "width": 0.3,
     "execute": "mean",
 }
-_BALANCE = {**COARSE, "budget": 40, "horizon": 50, "iterations": 2, "knots": 6, "beta": 0.0}
 
 
 def balance() -> MujocoTask:
@@ -92,7 +92,7 @@ def swingup_sparse() -> MujocoTask:
         cost=sparse_cost,
         planning_cost=planning_cost,
         params=CartpoleParams(),
-        preset={**_SWING, "budget": 240, "horizon": 110},
+        preset=_SWING,
     )
 
 
