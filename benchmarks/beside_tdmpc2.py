@@ -89,8 +89,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     columns += ("budget x horizon, model", "plan / real", "threads")
     lines = [
         INTRODUCTION,
-        f"{len(won)} of {len(known)} tasks with {SEEDS} seeds reach {SHARE:.0%} of TD-MPC2's final return, {in_time} of them "
-        "in real time.\n"
+        f"{len(won)} of {len(known)} tasks with {SEEDS} seeds reach {SHARE:.0%} of TD-MPC2's final "
+        f"return, {in_time} of them in real time.\n"
         "`plan / real` is the median plan time over the time until the next plan is due: real time is up to 1.\n",
         f"| {' | '.join(columns)} |",
         "|---|---:|---|---:|---:|---:|---|---:|---:|",
