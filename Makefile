@@ -54,12 +54,12 @@ $(BIN)/python:
 	    "mpcrl needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12 ..." % v)'
 	$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/demo.stamp: Makefile pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing mpcrl[$(DEMO_EXTRAS)] into $(VENV) (a minute or two)"
 	$(PIP_INSTALL) -e '.[$(DEMO_EXTRAS)]'
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/dev.stamp: Makefile pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing mpcrl[$(DEV_EXTRAS)] into $(VENV) (a minute or two)"
 	$(PIP_INSTALL) -e '.[$(DEV_EXTRAS)]'
 	@touch $@
