@@ -11,6 +11,7 @@ A worker is a process in its own environment that answers JSON lines, one reques
 
 from __future__ import annotations
 
+import abc
 import importlib.metadata
 import json
 import os
@@ -66,7 +67,7 @@ def clock(step: Callable[[], object], repeats: int, before: Callable[[], object]
     return seconds[1:]
 
 
-class SystemWorker:
+class SystemWorker(abc.ABC):
     """A planner of one of the plain systems; each worker says how it builds, plans, forgets and adds up costs."""
 
     def setup(self, bench: dict[str, Any], threads: int) -> dict[str, Any]:
@@ -86,18 +87,18 @@ class SystemWorker:
         self.forget()
         return self.system.episode(self.plan)
 
+    @abc.abstractmethod
     def build(self, samples: int, horizon: int, threads: int) -> dict[str, Any]:
         """Make the planner; return `describe(...)`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def plan(self, state: tuple[float, ...]) -> np.ndarray:
         """One planning step, warm-started by the one before: the control [nu] for now."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def forget(self) -> None:
         """Start from zero controls again."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def total(self, controls: np.ndarray) -> np.ndarray:
         """Cost [N] of float32 controls [N, H, nu] from the system's start, the state's cost counted after each step."""
-        raise NotImplementedError
