@@ -20,7 +20,7 @@ import pytest
 
 from mpcrl.core import compile as compiling
 from mpcrl.core import lanes
-from mpcrl.core.compile import CacheWarning, load_module
+from mpcrl.core.compile import CacheWarning, library_digest, load_module
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -146,7 +146,7 @@ def test_an_edit_anywhere_in_what_a_user_wrote_is_seen(
 def test_the_digest_covers_every_library_file_that_kernels_may_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest: Callable[[], str] = compiling.library_digest.__wrapped__
+    digest: Callable[[], str] = library_digest.__wrapped__
     monkeypatch.setattr(compiling, "_PACKAGE", tmp_path)
     digests = [digest()]
     for room in ("core", "kernels"):
