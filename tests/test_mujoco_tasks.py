@@ -81,8 +81,9 @@ def model_of(name: str) -> MuJoCo:
 
 
 def recorder(task: MujocoTask, env: Any) -> Callable[[], Any]:
-    record = namedtuple("record", task.fields)  # type: ignore[misc]
-    return lambda: record(*(getattr(simulation(env)[1], name).copy() for name in task.fields))
+    fields = tuple(dict.fromkeys(task.fields + (task.planning_fields or ())))
+    record = namedtuple("record", fields)  # type: ignore[misc]
+    return lambda: record(*(getattr(simulation(env)[1], name).copy() for name in fields))
 
 
 def random_controls(task: MujocoTask, rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -380,7 +381,7 @@ def test_terms() -> None:
     assert terms == {"cost": -env.step(u)[1], "planning cost": pytest.approx(planned[0], abs=1e-12)}
     assert terms["cost"] != terms["planning cost"]
     assert model_of(name).terms(state, u, 0, task.params) == {"cost": terms["cost"]}
-    assert model.terms(np.full_like(state, np.nan), u, 0, task.params) == {"cost": np.inf}
+    assert model.terms(np.full_like(state, np.nan), u, 0, task.params) == {"cost": np.inf, "planning cost": np.inf}
 
 
 def test_edits_of_the_environments_model_reach_the_plan() -> None:

@@ -6,6 +6,7 @@ import copy
 import os
 import re
 import traceback
+from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -106,7 +107,9 @@ class MuJoCo:
             raise InvalidInput("an MjModel has no cost; give cost=function(before, u, after, t, p)")
         self._terminal = _chosen(terminal, task and task.terminal, None)
         self._terminated = _chosen(terminated, task and task.terminated, None)
-        self._names = field_names(_chosen(fields, task and task.fields, ("qpos", "qvel")))
+        self._reported = task if task and self._cost is task.planning_cost else None
+        recorded = self._reported and self._reported.planning_fields or task and task.fields
+        self._names = field_names(_chosen(fields, recorded, ("qpos", "qvel")))
         self._current = bool(_chosen(current, task and task.current, True))
         self._frame_skip = positive_integer("frame_skip", _chosen(frame_skip, task and task.frame_skip, 1))
         self._coarse = coarse
@@ -118,7 +121,6 @@ class MuJoCo:
         self._integers = tuple(getattr(kind, "__forward_arg__", kind) in (int, "int") for kind in named)
         self._apply = task.apply if task else None
         self._bounds = (task.control_low, task.control_high) if task and task.apply else None
-        self._reported = task.cost if task and self._cost is task.planning_cost else None
         self._risk = risk or Mean()
         model, self._example = _load(source)
         self.use([model] if scenarios is None else scenarios)
@@ -217,19 +219,31 @@ class MuJoCo:
         Where a task's planning cost differs from its cost, that is added as "planning cost".
         """
         state, controls = self._checked(state, np.asarray(control, np.float64)[None, None])
+        costs = {"cost": (self._cost, self._names)}
+        if self._reported is not None:
+            costs = {"cost": (self._reported.cost, self._reported.fields), "planning cost": costs["cost"]}
+        return {term: self._stage_cost(*cost, state, controls, t, params) for term, cost in costs.items()}
+
+    def _stage_cost(
+        self,
+        cost: Callable[..., float],
+        names: tuple[str, ...],
+        state: np.ndarray,
+        controls: np.ndarray,
+        t: int,
+        params: Any,
+    ) -> float:
+        """A cost that reads these fields, of one control step under the first scenario, in plain Python."""
+        model, record = self._recording.models[0], namedtuple("Record", names)
+        recording = physics.Recording.of([model], self._physics_steps, names, self._current, self._apply)
         try:
-            run = physics.SteppedPhysics(self._recording).simulate(state, controls, 1)
+            run = physics.SteppedPhysics(recording).simulate(state, controls, 1)
         except mujoco.FatalError:
-            return {"cost": np.inf}
+            return np.inf
         if not run.healthy[0]:
-            return {"cost": np.inf}
-        before, after = ([records[0] for records in run.before], [records[0, 0] for records in run.after])
-        record = self._module.Record
-        arguments = record(*before), controls[0, 0], record(*after), t, params
-        own = float(self._cost(*arguments))
-        if self._reported is None:
-            return {"cost": own}
-        return {"cost": float(self._reported(*arguments)), "planning cost": own}
+            return np.inf
+        before, after = record(*(records[0] for records in run.before)), record(*(r[0, 0] for r in run.after))
+        return float(cost(before, controls[0, 0], after, t, params))
 
     def example_state(self) -> np.ndarray:
         """The state [nx] after the environment's first reset, or the model's own initial state."""

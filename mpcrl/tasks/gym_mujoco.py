@@ -289,7 +289,8 @@ def walker2d() -> MujocoTask:
 
 # ---- runners in space --------------------------------------------------------------------------------------------
 class AntParams(NamedTuple):
-    """The torso, the control period in s, healthy heights in m, and weights of Ant-v5's reward."""
+    """The torso, the control period in s, healthy heights in m, weights of Ant-v5's reward, and those
+    of the planning cost."""
 
     torso: int
     dt: float
@@ -300,6 +301,8 @@ class AntParams(NamedTuple):
     contact_cost_weight: float = 5e-4
     max_contact_force: float = 1.0
     healthy_reward: float = 1.0
+    lean_weight: float = 1.0
+    fall: float = 100.0
 
 
 def ant_terminated(after: Any, p: AntParams) -> bool:
@@ -320,12 +323,23 @@ def ant_cost(before: Any, u: Any, after: Any, t: int, p: AntParams) -> float:
     return paid - p.forward_reward_weight * speed - bonus
 
 
+def ant_planning_cost(before: Any, u: Any, after: Any, t: int, p: AntParams) -> float:
+    """The cost without contact forces, which are dear to compute and cheap to pay for; a torso that leans over, which
+    comes before a fall; and the fall itself, whose price lies mostly beyond the horizon."""
+    speed = (after.xpos[p.torso, 0] - before.xpos[p.torso, 0]) / p.dt
+    lean = p.lean_weight * (1.0 - after.xmat[p.torso, 8])
+    fallen = p.fall if ant_terminated(after, p) else 0.0
+    return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed + lean + fallen
+
+
 def ant() -> MujocoTask:
     """Run forward on four legs. Controls are eight joint torques in [-1, 1]."""
     return mujoco_task(
         "Ant-v5",
         fields=("qpos", "qvel", "xpos", "cfrc_ext"),
         cost=ant_cost,
+        planning_cost=ant_planning_cost,
+        planning_fields=("qpos", "qvel", "xpos", "xmat"),
         terminated=ant_terminated,
         params=lambda model, env: AntParams(torso=model.body("torso").id, dt=env.unwrapped.dt),
         preset={"planner": "icem", "budget": 120, "horizon": 16, "iterations": 3, "beta": 2.0},
@@ -376,17 +390,23 @@ def humanoid_terminated(after: Any, p: HumanoidParams) -> bool:
 
 def humanoid_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
     """Forward speed of the centre of mass and a bonus while healthy, paid for by squared controls and contacts."""
-    speed = (centre_of_mass(after, p.mass) - centre_of_mass(before, p.mass)) / p.dt
     contact = min(p.contact_cost_weight * squared_forces(after), p.max_contact_cost)
     bonus = 0.0 if humanoid_terminated(after, p) else p.healthy_reward
-    return p.ctrl_cost_weight * squared(u) + contact - p.forward_reward_weight * speed - bonus
+    return humanoid_walking(before, u, after, p) + contact - bonus
+
+
+def humanoid_walking(before: Any, u: Any, after: Any, p: HumanoidParams) -> float:
+    """Squared controls, against forward speed of the centre of mass."""
+    speed = (centre_of_mass(after, p.mass) - centre_of_mass(before, p.mass)) / p.dt
+    return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed
 
 
 def humanoid_planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
-    """The cost; leaning and sinking, which come before a fall; and the fall, whose price lies beyond the horizon."""
+    """The cost without contact forces, which are dear to compute and cheap to pay for; leaning and sinking, which come
+    before a fall; and the fall, whose price lies beyond the horizon."""
     lean = p.lean_weight * (1.0 - after.xmat[p.torso, 8])
     sink = p.sink_weight * max(0.0, p.stand_z - after.qpos[2]) ** 2
-    return humanoid_cost(before, u, after, t, p) + lean + sink + (p.fall if humanoid_terminated(after, p) else 0.0)
+    return humanoid_walking(before, u, after, p) + lean + sink + (p.fall if humanoid_terminated(after, p) else 0.0)
 
 
 def humanoid() -> MujocoTask:
@@ -396,6 +416,7 @@ def humanoid() -> MujocoTask:
         fields=("qpos", "xipos", "xmat", "cfrc_ext"),
         cost=humanoid_cost,
         planning_cost=humanoid_planning_cost,
+        planning_fields=("qpos", "xipos", "xmat"),
         terminated=humanoid_terminated,
         params=lambda model, env: HumanoidParams(
             mass=model.body_mass.copy(), torso=model.body("torso").id, dt=env.unwrapped.dt
@@ -419,12 +440,19 @@ def standup_cost(before: Any, u: Any, after: Any, t: int, p: StandupParams) -> f
     return p.ctrl_cost_weight * squared(u) + impact - after.qpos[2] / p.timestep - 1.0
 
 
+def standup_planning_cost(before: Any, u: Any, after: Any, t: int, p: StandupParams) -> float:
+    """The cost without contact forces, which are dear to compute and cheap to pay for."""
+    return p.ctrl_cost_weight * squared(u) - after.qpos[2] / p.timestep
+
+
 def humanoid_standup() -> MujocoTask:
     """Get up from lying on the back. Controls are 17 joint torques in [-0.4, 0.4]."""
     return mujoco_task(
         "HumanoidStandup-v5",
         fields=("qpos", "cfrc_ext"),
         cost=standup_cost,
+        planning_cost=standup_planning_cost,
+        planning_fields=("qpos",),
         params=lambda model, env: StandupParams(timestep=model.opt.timestep),
         preset={"planner": "icem", "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
     )

@@ -55,6 +55,8 @@ class MujocoTask(Task):
         they are one physics step older, as mj_step leaves them, and as Gymnasium's rewards see them.
     planning_cost : callable, optional
         With the arguments of `cost`, which plans minimise if not given.
+    planning_fields : tuple of str, optional
+        What is recorded in plans, where `cost` alone reads a field that is dear; `fields` if not given.
     read_params : callable, optional
         `read_params(model, env) -> NamedTuple`: parameters from a freshly reset environment and its MjModel: ids by
         name, sizes, masses, a goal. `params` are those of the first reset if given.
@@ -68,6 +70,7 @@ class MujocoTask(Task):
     fields: tuple[str, ...]
     current: bool
     planning_cost: Callable[..., float] | None = None
+    planning_fields: tuple[str, ...] | None = None
     read_params: Callable[[Any, Any], Any] | None = None
     apply: Callable[[Any, Any, np.ndarray], None] | None = None
 
@@ -119,6 +122,7 @@ def mujoco_task(
     terminated: Callable[..., bool] | None = None,
     terminal: Callable[..., float] | None = None,
     planning_cost: Callable[..., float] | None = None,
+    planning_fields: tuple[str, ...] | None = None,
     apply: Callable[..., None] | None = None,
     current: bool = False,
     episode_steps: int | None = None,
@@ -130,7 +134,7 @@ def mujoco_task(
     ----------
     env_id : str
         Such as `HalfCheetah-v5`, `dm_control/cheetah-run-v0`, or `module:name-v0` for a module that registers it.
-    fields, cost, terminated, terminal, planning_cost, apply, current, preset
+    fields, cost, terminated, terminal, planning_cost, planning_fields, apply, current, preset
         As in `MujocoTask`.
     params : NamedTuple, or callable
         A function is `MujocoTask.read_params`.
@@ -156,6 +160,7 @@ def mujoco_task(
             fields=fields,
             cost=cost,
             planning_cost=planning_cost,
+            planning_fields=planning_fields,
             terminated=terminated,
             terminal=terminal,
             current=current,

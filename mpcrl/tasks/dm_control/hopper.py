@@ -22,6 +22,9 @@ class HopperParams(NamedTuple):
     upright_weight: float = 0.5
     balance_weight: float = 0.5
     lead_time: float = 0.3
+    speed_weight: float = 0.5
+    hop_weight: float = 1.0
+    cruise: float = 2.0
 
 
 def height(after: Any, p: HopperParams) -> float:
@@ -54,24 +57,24 @@ def lean(after: Any, p: HopperParams) -> float:
     return 1.0 - after.xmat[p.torso, 8]
 
 
-def posture_cost(after: Any, p: HopperParams) -> float:
-    """Height, a leaning torso, and a capture point (where the mass will be in `lead_time`) away from over the foot."""
-    capture = after.subtree_com[p.torso, 0] + p.lead_time * after.sensordata[p.velocity] - after.xipos[p.foot, 0]
+def posture_cost(after: Any, speed: float, p: HopperParams) -> float:
+    """Height, a leaning torso, and a capture point (where the mass will be in `lead_time`, by what it moves faster than
+    `speed`) away from over the foot."""
+    lead = p.lead_time * (after.sensordata[p.velocity] - speed)
+    capture = after.subtree_com[p.torso, 0] + lead - after.xipos[p.foot, 0]
     balance = p.balance_weight * min(abs(capture), 1.0)
     return p.upright_weight * lean(after, p) + balance - p.height_weight * rise(after, p)
 
 
 def stand_planning_cost(before: Any, u: Any, after: Any, t: int, p: HopperParams) -> float:
     """The cost and the posture."""
-    return stand_cost(before, u, after, t, p) + posture_cost(after, p)
+    return stand_cost(before, u, after, t, p) + posture_cost(after, 0.0, p)
 
 
 def hop_planning_cost(before: Any, u: Any, after: Any, t: int, p: HopperParams) -> float:
-    """The cost, height, uprightness and speed; balance over the foot would forbid to hop."""
-    fast = 0.5 * min(max(after.sensordata[p.velocity] / p.hop_speed, -1.0), 1.0)
-    return (
-        hop_cost(before, u, after, t, p) + p.upright_weight * lean(after, p) - p.height_weight * rise(after, p) - fast
-    )
+    """The cost, the posture at the speed asked for, and the speed."""
+    fast = p.speed_weight * min(max(after.sensordata[p.velocity] / p.hop_speed, -1.0), 1.0)
+    return p.hop_weight * hop_cost(before, u, after, t, p) + posture_cost(after, p.cruise, p) - fast
 
 
 def _params(model: Any, env: Any) -> HopperParams:

@@ -40,15 +40,16 @@ def cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
 
 def planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
     """The cost, the head's height and the torso's uprightness one by one, and the distance of the capture point (where
-    the mass will be in `lead_time`) from the middle of the feet. Where walking is asked for it is that of the mass
-    itself: speed must not cost."""
+    the mass will be in `lead_time`, by what it moves faster than asked for) from the middle of the feet."""
     low = below(after.xpos[p.head, 2], p.stand_height) / p.stand_height
     lean = 1.0 - after.xmat[p.torso, 8]
+    vx, vy = after.sensordata[p.velocity], after.sensordata[p.velocity + 1]
+    speed = math.sqrt(vx * vx + vy * vy)
+    lead = p.lead_time * max(0.0, 1.0 - p.speed / max(speed, 1e-6))
     away = 0.0
     for axis in range(2):
         middle = (after.xpos[p.left_foot, axis] + after.xpos[p.right_foot, axis]) / 2.0
-        lead = p.lead_time * after.sensordata[p.velocity + axis] if p.speed == 0.0 else 0.0
-        away += (after.subtree_com[p.torso, axis] + lead - middle) ** 2
+        away += (after.subtree_com[p.torso, axis] + lead * after.sensordata[p.velocity + axis] - middle) ** 2
     posture = p.height_weight * low + p.upright_weight * lean + p.balance_weight * min(math.sqrt(away), 1.0)
     return cost(before, u, after, t, p) + posture
 
