@@ -108,7 +108,7 @@ class MuJoCo:
         self._terminal = _chosen(terminal, task and task.terminal, None)
         self._terminated = _chosen(terminated, task and task.terminated, None)
         self._reported = task if task and self._cost is task.planning_cost else None
-        recorded = self._reported and self._reported.planning_fields or task and task.fields
+        recorded = (self._reported and self._reported.planning_fields) or (task and task.fields)
         self._names = field_names(_chosen(fields, recorded, ("qpos", "qvel")))
         self._current = bool(_chosen(current, task and task.current, True))
         self._frame_skip = positive_integer("frame_skip", _chosen(frame_skip, task and task.frame_skip, 1))

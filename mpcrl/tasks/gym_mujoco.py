@@ -218,7 +218,8 @@ def swimmer() -> MujocoTask:
 class LeggedParams(NamedTuple):
     """Hopper-v5 and Walker2d-v5: weights, what a healthy state is, and weights of the planning cost.
 
-    The torso's height z in m, its angle in rad, and the limit of all positions and velocities after those.
+    The torso's height z in m, its angle in rad, and the limit of all positions and velocities after those; `cruise` is
+    the speed in m/s beyond which plans gain nothing.
     """
 
     dt: float
@@ -231,6 +232,7 @@ class LeggedParams(NamedTuple):
     healthy_reward: float = 1.0
     lean_weight: float = 0.5
     fall: float = 100.0
+    cruise: float = math.inf
 
 
 def legged_terminated(after: Any, p: LeggedParams) -> bool:
@@ -244,17 +246,24 @@ def legged_terminated(after: Any, p: LeggedParams) -> bool:
     return not healthy
 
 
+def legged_speed(before: Any, after: Any, p: LeggedParams) -> float:
+    """Of the root, forward, m/s."""
+    return (after.qpos[0] - before.qpos[0]) / p.dt
+
+
 def legged_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams) -> float:
     """Forward speed of the root and a bonus while the robot is healthy, paid for by squared controls."""
-    speed = (after.qpos[0] - before.qpos[0]) / p.dt
+    speed = legged_speed(before, after, p)
     bonus = 0.0 if legged_terminated(after, p) else p.healthy_reward
     return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed - bonus
 
 
 def legged_planning_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams) -> float:
-    """The cost; a lean, which comes before a fall; and the fall itself, whose price lies mostly beyond the horizon."""
+    """The cost without what is faster than `cruise`; a lean, which comes before a fall; and the fall itself, whose
+    price lies mostly beyond the horizon."""
     lean = p.lean_weight * (after.qpos[2] / p.max_angle) ** 2
-    return legged_cost(before, u, after, t, p) + lean + (p.fall if legged_terminated(after, p) else 0.0)
+    hurry = p.forward_reward_weight * max(0.0, legged_speed(before, after, p) - p.cruise)
+    return legged_cost(before, u, after, t, p) + hurry + lean + (p.fall if legged_terminated(after, p) else 0.0)
 
 
 def hopper() -> MujocoTask:

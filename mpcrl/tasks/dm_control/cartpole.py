@@ -17,7 +17,7 @@ class CartpoleParams(NamedTuple):
     velocity_margin: float = 5.0
     max_position: float = 0.25
     min_cosine: float = 0.995
-    sparse_weight: float = 0.3
+    sparse_weight: float = 1.0
 
 
 # Angles, not xmat: under Runge-Kutta, derived fields of the state after the step would need a step of their own.
@@ -48,9 +48,9 @@ def planning_cost(before: Any, u: Any, after: Any, t: int, p: CartpoleParams) ->
 _SWING = {**COARSE, "budget": 240, "horizon": 120, "iterations": 3, "knots": 12, "beta": 0.0, "width": 1.0}
 _BALANCE = {
     **COARSE,
-    "budget": 40,
+    "budget": 80,
     "horizon": 100,
-    "iterations": 2,
+    "iterations": 3,
     "knots": 8,
     "beta": 0.0,
     "width": 0.3,
@@ -92,7 +92,7 @@ def swingup_sparse() -> MujocoTask:
         cost=sparse_cost,
         planning_cost=planning_cost,
         params=CartpoleParams(),
-        preset=_SWING,
+        preset={**_SWING, "budget": 320, "horizon": 110, "iterations": 4, "knots": 8},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from mpcrl.tasks.dm_control.suite import below, gaussian, linear, small_control, suite_task
+from mpcrl.tasks.dm_control.suite import COARSE, below, gaussian, linear, small_control, suite_task
 from mpcrl.tasks.mujoco_task import MujocoTask
 
 
@@ -65,7 +65,7 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
         cost=cost,
         planning_cost=planning_cost,
         params=params,
-        preset={"planner": "icem", "budget": 240, "horizon": 20, "iterations": 4, **preset},
+        preset={**COARSE, "budget": 240, "horizon": 20, "iterations": 4, **preset},
     )
 
 
