@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from mpcrl.core.errors import InvalidInput, missing
@@ -45,7 +46,10 @@ def _loky(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
 
         return make
 
-    yield Workers(count, True, parallel)
+    try:
+        yield Workers(count, True, parallel)
+    finally:  # at the interpreter's exit they would be waited for, half a second, while they tidy up
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 @contextlib.contextmanager

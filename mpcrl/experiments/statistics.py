@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from mpcrl.core.errors import InvalidInput
 
@@ -136,6 +135,8 @@ def _weights(rng: np.random.Generator, size: int, draws: int) -> np.ndarray:
 
 def _estimate(value: np.ndarray, values: np.ndarray, samples: list[list[np.ndarray]], level: float) -> Estimate:
     """The interval from bootstrapped values [draws, ...]; the smallest of the samples says how far to expand it."""
+    from scipy import special  # a quarter of a second, which a sweep has while its workers start
+
     tails = []
     for strata in samples:
         runs, freedom = sum(s.size for s in strata), sum(s.size - 1 for s in strata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -171,7 +172,9 @@ def _unordered(parallel: Callable[[], joblib.Parallel], runs: Sequence[Run], thr
     left = iter(runs)
     while True:
         try:
-            for record in parallel()(tasks(left)):
+            ending = parallel()(tasks(left))
+            importlib.import_module("scipy.special")  # the workers start, and the tables at the end need it
+            for record in ending:
                 begun.pop((record["hash"], record["seed"]))
                 yield record
             return
