@@ -137,10 +137,12 @@ def _returns(summary: Sequence[Row], tasks: Sequence[str]) -> Iterator[Block]:
     yield Heading(2, "Returns")
     yield Sentences(
         "Mean and interquartile mean (of the middle half of the runs) with 95% bootstrap intervals, best mean first; "
-        "more is better."
+        "more is better. Episodes are scored by the environment's own reward; where plans minimise another cost, its mean "
+        "over the episodes as they came about stands beside it, and less is better."
     )
     for task in tasks:
         mine = sorted((row for row in summary if row["task"] == task), key=lambda row: -row["mean"])
+        shaped = any(abs(row["planning_cost"] + row["mean"]) > 1e-9 * abs(row["mean"]) for row in mine)
         rows = [
             [
                 row["method"],
@@ -148,13 +150,14 @@ def _returns(summary: Sequence[Row], tasks: Sequence[str]) -> Iterator[Block]:
                 *_cells(row, "mean"),
                 *_cells(row, "iqm"),
                 f"{_number(row['least'])} to {_number(row['most'])}",
+                *([_number(row["planning_cost"]) if row["planning_cost"] == row["planning_cost"] else ""] * shaped),
             ]
             for row in mine
         ]
         if len(tasks) > 1:
             yield Heading(3, task)
         head = ("method" if len(tasks) > 1 else task, "runs", "mean", "95% interval", "IQM", "95% interval", "range")
-        yield Table(head, rows, frozenset({1, 2, 4}), frozenset({0}))
+        yield Table((*head, *("planning cost",) * shaped), rows, frozenset({1, 2, 4, 7}), frozenset({0}))
 
 
 def _overall(scores: Scores, groups: Sequence[Group]) -> Iterator[Block]:

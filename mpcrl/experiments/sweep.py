@@ -210,6 +210,7 @@ def _outcome(result: RunResult) -> dict[str, Any]:
     points = np.unique(np.linspace(1, so_far.size, min(_CURVE, so_far.size)).round().astype(int))
     return {
         "return": record.total,
+        "planning_cost": record.planning_cost if np.isfinite(record.planning_cost) else None,
         "steps": len(record.controls),
         "ended": record.ended,
         "samples": result.samples,

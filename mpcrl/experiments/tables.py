@@ -54,6 +54,11 @@ class Group:
         """Return of each run [n]."""
         return np.array([record["return"] for record in self.records])
 
+    @property
+    def planning_costs(self) -> np.ndarray:
+        """Planning cost of each run [n]; NaN where it is not known."""
+        return np.array([record.get("planning_cost") for record in self.records], np.float64)
+
 
 def grouped(records: Iterable[Mapping[str, Any]], without: Sequence[str] = ()) -> list[Group]:
     """Records by configuration and versions, in the order of tasks, methods, hashes and versions.
@@ -91,6 +96,7 @@ def result_rows(groups: Iterable[Group]) -> list[Row]:
             **_identity(group),
             "seed": record["seed"],
             "return": record["return"],
+            "planning_cost": record.get("planning_cost"),  # results of before it was kept have none
             "steps": record["steps"],
             "ended": record["ended"],
             "samples": record["samples"],
@@ -111,6 +117,7 @@ def summary_rows(groups: Iterable[Group]) -> list[Row]:
         for name, statistic in (("mean", mean), ("iqm", interquartile_mean)):
             found = stratified_interval([group.returns], statistic)
             row.update({name: float(found.value), f"{name}_low": float(found.low), f"{name}_high": float(found.high)})
+        row["planning_cost"] = float(group.planning_costs.mean())
         rows.append({**row, "least": float(group.returns.min()), "most": float(group.returns.max())})
     return rows
 
