@@ -137,8 +137,8 @@ def _returns(summary: Sequence[Row], tasks: Sequence[str]) -> Iterator[Block]:
     yield Heading(2, "Returns")
     yield Sentences(
         "Mean and interquartile mean (of the middle half of the runs) with 95% bootstrap intervals, best mean first; "
-        "more is better. Episodes are scored by the environment's own reward; where plans minimise another cost, its mean "
-        "over the episodes as they came about stands beside it, and less is better."
+        "more is better. Episodes are scored by the environment's own reward; where plans minimise another cost, its "
+        "mean over the episodes as they came about stands beside it, and less is better."
     )
     for task in tasks:
         mine = sorted((row for row in summary if row["task"] == task), key=lambda row: -row["mean"])

@@ -181,7 +181,7 @@ class MujocoWorld:
         self._scale = plant_scale or {}
         self._env = task.make_env()
         self._bytes = b""
-        self._record = namedtuple("record", task.fields)  # noqa: PYI024  the fields are the task's
+        self._record = namedtuple("record", task.fields)
         self._steps = 0
 
     @property
