@@ -269,7 +269,7 @@ def test_reward_is_that_of_the_gymnasium_environment(name: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(40):
         control = rng.uniform(task.control_low, task.control_high)
-        state, reward, ended = world.step(control)
+        state, reward, _, ended = world.step(control)
         observation, expected, terminated, truncated, _ = env.step(control)
         np.testing.assert_array_equal(state, observation)
         assert reward == expected

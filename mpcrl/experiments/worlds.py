@@ -181,8 +181,7 @@ class MujocoWorld:
         self._scale = plant_scale or {}
         self._env = task.make_env()
         self._bytes = b""
-        self._record = namedtuple("record", task.fields)
-        self._steps = 0
+        self._record, self._steps = namedtuple("record", task.fields), 0
 
     @property
     def mj_model(self) -> Any:
