@@ -21,7 +21,7 @@ import pytest
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments import board, display, sweep
-from mpcrl.experiments.backends import WorkerDied
+from mpcrl.experiments.backends import Workers
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.config import labels, run_config
 from mpcrl.experiments.configure import planner_for
@@ -297,10 +297,10 @@ def test_a_run_that_kills_its_worker_is_a_failure_and_the_others_go_on(tmp_path,
             for function, arguments, _ in tasks:
                 if arguments[1] == 2:
                     died.append(2)
-                    raise WorkerDied("gone")
+                    raise ZeroDivisionError("gone")
                 yield function(*arguments)
 
-    records = list(sweep._unordered(Parallel, runs, 1))
+    records = list(sweep._unordered(Workers(1, True, (ZeroDivisionError,), lambda threads: Parallel), runs, 1))
     assert len(died) == 2  # once among others, once alone
     assert sorted(record["seed"] for record in records) == [0, 1, 2, 3]
     assert [record["seed"] for record in records if "error" in record] == [2]

@@ -41,6 +41,7 @@ def write_report(folder: Path, *, tensorboard: bool = False) -> Iterator[str]:
     writable_folder(folder)
     results, failures, damaged = Store(folder, {}).records()
     failed = failure_rows(failures)
+    (folder / "failures.csv").unlink(missing_ok=True)  # of an earlier report
     if failed:
         write_csv(failed, folder / "failures.csv")
         yield f"{len(failed)} runs failed: {folder / 'failures.csv'}"
@@ -57,7 +58,7 @@ def write_report(folder: Path, *, tensorboard: bool = False) -> Iterator[str]:
     if tensorboard:
         yield f"TensorBoard: tensorboard --logdir {export.tensorboard(groups, folder / 'tensorboard')}"
     blocks = list(_page(folder, groups, tables, failed, damaged))
-    (folder / "figures").mkdir(exist_ok=True)
+    writable_folder(folder / "figures")
     for block in blocks:
         if isinstance(block, Figure):
             with written(folder / block.path) as scratch:

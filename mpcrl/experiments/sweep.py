@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput, unknown_name
 from mpcrl.core.threads import ThreadBudget
-from mpcrl.experiments.backends import BACKENDS, WorkerDied, workers_of
+from mpcrl.experiments.backends import BACKENDS, Workers, workers_of
 from mpcrl.experiments.config import RunConfig
 from mpcrl.experiments.configure import Predictor, predictor_for
 from mpcrl.experiments.machine import machine, versions
@@ -132,7 +132,7 @@ class Sweep:
         own = versions()
         with workers_of(self.backend, self.workers, self.scheduler) as workers:
             share = ThreadBudget.of(self.threads).share(workers.number).count if workers.local else self.threads or 1
-            for record in _unordered(workers.parallel(share), runs, share):
+            for record in _unordered(workers, runs, share):
                 self.store.save(record)
                 theirs, ours = (versions_tag(record["config"]["task"], v) for v in (record["versions"], own))
                 if theirs != ours:
@@ -160,8 +160,9 @@ def _prepared(task: str, model: str, dtype: str) -> tuple[Task, Predictor]:
     return made, predictor_for(made, model, dtype if model == "analytic" else None)
 
 
-def _unordered(parallel: Callable[[], joblib.Parallel], runs: Sequence[Run], threads: int) -> Iterator[dict[str, Any]]:
+def _unordered(workers: Workers, runs: Sequence[Run], threads: int) -> Iterator[dict[str, Any]]:
     """What becomes of each run. Those that were under way when a worker died are done again, one by one."""
+    parallel = workers.parallel(threads)
     begun: dict[tuple[str, int], Run] = {}
 
     def tasks(some: Iterator[Run]) -> Iterator[Any]:
@@ -178,13 +179,13 @@ def _unordered(parallel: Callable[[], joblib.Parallel], runs: Sequence[Run], thr
                 begun.pop((record["hash"], record["seed"]))
                 yield record
             return
-        except WorkerDied:
+        except workers.died:
             suspects = list(begun.values())
             begun.clear()
         for suspect in suspects:
             try:
                 yield from parallel()(tasks(iter([suspect])))
-            except WorkerDied:
+            except workers.died:
                 yield _death(suspect, threads)
             begun.clear()
 
