@@ -231,4 +231,4 @@ def test_what_a_page_shows_is_escaped() -> None:
     assert "<title>a &lt; b</title>" in text
     assert "<script>" not in text
     assert 'alt="a &quot;quoted&quot; caption"' in text
-    assert "| **<script>** | **a\\|b** |" in markdown(blocks)
+    assert "| **&lt;script>** | **a\\|b** |" in markdown(blocks)

@@ -15,6 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from mpcrl.core.errors import InvalidInput, missing
 from mpcrl.core.threads import available_threads
 
+
 class Workers(NamedTuple):
     """Processes that runs can be given to.
 
@@ -61,7 +62,13 @@ def _dask(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
     from joblib._dask import DaskDistributedBackend
 
     class Telling(DaskDistributedBackend):
-        """Joblib's own backend never tells of a run whose workers died, so that it would be waited for without end."""
+        """Joblib's own backend never tells of a run whose workers died, so that it would be waited for without end.
+
+        And where it counts one worker, runs would be done in this process.
+        """
+
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))
 
         def submit(self, func: Any, callback: Any = None) -> Any:
             future = super().submit(func, callback)

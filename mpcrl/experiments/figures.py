@@ -282,5 +282,5 @@ def _logarithmic(axes: Any, base: int) -> None:
 
 def _period(axes: Any, groups: Sequence[Group]) -> None:
     """A line at the control period, beyond which planning does not keep up."""
-    (period,) = {record["timing"]["control_period_ms"] for group in groups for record in group.records}
-    axes.axvline(period, color="#777777", linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    for period in {record["timing"]["control_period_ms"] for group in groups for record in group.records}:
+        axes.axvline(period, color="#777777", linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)

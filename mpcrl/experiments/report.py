@@ -53,8 +53,8 @@ def write_report(folder: Path, *, tensorboard: bool = False) -> Iterator[str]:
     groups = grouped(results)
     tables = write_tables(groups, folder)
     yield f"tables: {folder / 'results.csv'}, summary.csv, timing.csv"
-    if export.parquet(tables["results"], folder / "results.parquet"):
-        yield f"table: {folder / 'results.parquet'}"
+    if all(export.parquet(rows, folder / f"{name}.parquet") for name, rows in tables.items()):
+        yield f"the same as Parquet: {folder / 'results.parquet'}, summary.parquet, timing.parquet"
     if tensorboard:
         yield f"TensorBoard: tensorboard --logdir {export.tensorboard(groups, folder / 'tensorboard')}"
     blocks = list(_page(folder, groups, tables, failed, damaged))
@@ -112,9 +112,13 @@ def _caveats(folder: Path, groups: Sequence[Group], failed: Sequence[Row], damag
         yield f"{_count(len(failed), 'run')} failed and {'is' if len(failed) == 1 else 'are'} not in the numbers."
     if damaged:
         yield f"{_count(len(damaged), 'damaged file')} set aside."
-    diverged = sum(record["ended"] == "diverged" for group in groups for record in group.records)
+    diverged = [group for group in groups for record in group.records if record["ended"] == "diverged"]
     if diverged:
-        yield f"In {_count(diverged, 'run')} the world diverged; the return stops there."
+        where = "; ".join(dict.fromkeys(f"{group.task}: {group.method}" for group in diverged))
+        yield (
+            f"In {_count(len(diverged), 'run')} the world diverged ({where}); the return stops there, which flatters "
+            "where rewards are negative."
+        )
     planned = _planned(folder)
     ended = {(group.hash, seed) for group in groups for seed in group.seeds}
     ended |= {(row["hash"], row["seed"]) for row in failed}
@@ -125,7 +129,7 @@ def _caveats(folder: Path, groups: Sequence[Group], failed: Sequence[Row], damag
         listing = ", ".join(sorted(versions))
         yield f"Results are from MuJoCo {listing}, which are never averaged: each is a configuration of its own."
     if any(group.config["conditions"]["mode"] == "realtime" for group in groups):
-        yield "In real time, returns depend on the machine's speed."
+        yield "In real time, returns depend on the machine's speed: other CPUs or threads are other configurations."
     few = min(len(group.records) for group in groups)
     if few < 10:
         yield (

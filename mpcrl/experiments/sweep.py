@@ -15,7 +15,7 @@ import numpy as np
 
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput, unknown_name
-from mpcrl.core.threads import ThreadBudget
+from mpcrl.core.threads import ThreadBudget, available_threads
 from mpcrl.experiments.backends import BACKENDS, Workers, workers_of
 from mpcrl.experiments.config import RunConfig
 from mpcrl.experiments.configure import Predictor, predictor_for
@@ -79,7 +79,8 @@ class Sweep:
     backend : str
         One of `BACKENDS`.
     workers : int, optional
-        Processes; one for each core that this process may use, or those of the cluster, if not given.
+        Processes; one for each core that this process may use and no more than `threads`, or those of the cluster, if
+        not given.
     threads : int, optional
         To be divided among the workers; all that there are if not given.
     scheduler : str, optional
@@ -130,7 +131,10 @@ class Sweep:
         """
         self.store.check_space(len(runs))
         own = versions()
-        with workers_of(self.backend, self.workers, self.scheduler) as workers:
+        wanted = self.workers
+        if wanted is None and self.scheduler is None:
+            wanted = min(available_threads(), ThreadBudget.of(self.threads).count)
+        with workers_of(self.backend, wanted, self.scheduler) as workers:
             share = ThreadBudget.of(self.threads).share(workers.number).count if workers.local else self.threads or 1
             for record in _unordered(workers, runs, share):
                 self.store.save(record)

@@ -30,7 +30,7 @@ class Group:
         Label of the configuration, the same in all tasks; see `labels`.
     config : mapping
     versions : mapping
-        Those that results depend on: mpcrl, and MuJoCo where it simulates.
+        What else results depend on: mpcrl, MuJoCo where it simulates, and in real time the CPU and the threads.
     records : tuple of mapping
         In the order of their seeds.
     """
@@ -178,6 +178,8 @@ def _versions(record: Mapping[str, Any]) -> dict[str, str]:
     found = {"mpcrl": record["versions"].get("mpcrl", "")}
     if record["config"]["task"] not in ANALYTIC_TASKS:
         found["mujoco"] = record["versions"].get("mujoco", "")
+    if record["config"].get("conditions", {}).get("mode") == "realtime":
+        found.update({key: str(record["machine"][key]) for key in ("cpu", "threads")})
     return found
 
 
