@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import pytest
 
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput
-from mpcrl.experiments import board, display, sweep
+from mpcrl.core.threads import available_threads
+from mpcrl.experiments import board, display, machine, sweep
 from mpcrl.experiments.backends import Workers
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.config import labels, run_config
@@ -472,11 +474,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys) -> None:
 
 
 def test_a_disk_without_room_is_refused(tmp_path, capsys, monkeypatch) -> None:
-    import shutil
-
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 1000))
     assert compare(tmp_path) == 2
-    assert "12 results need about 0.2 MB" in capsys.readouterr().err
+    assert "12 results need about 0.197 MB" in capsys.readouterr().err
     assert files(tmp_path) == {}
 
 
@@ -546,3 +546,81 @@ def test_progress_tells_runs_time_left_and_leaders(capsys, monkeypatch) -> None:
     assert lines[1:] == ["1/4 runs, 18 s left", "2/4 runs, 12 s left", "3/4 runs, 6 s left", "4/4 runs, 0 s left"]
     console.print(told._leaders())
     assert capsys.readouterr().out.split() == [TASK, "-15.0", "icem", "(2", "runs)"]
+
+
+def test_versions_are_those_that_the_process_began_with(monkeypatch) -> None:
+    began = versions()
+    monkeypatch.setattr(machine, "installed", lambda package: "99")
+    assert versions() == began
+    versions()["numpy"] = "0"
+    assert versions() == began
+
+
+@pytest.mark.parametrize("place", ["", "runs", "runs/hash", ".lock"])
+def test_no_write_permission_is_said_before_any_run(place: str, tmp_path) -> None:
+    """In a process that may not override permissions, as root may."""
+    drop = shutil.which("setpriv")
+    if os.geteuid() == 0 and drop is None:
+        pytest.skip("root may write everywhere, and setpriv is not there to give that up")
+    (tmp_path / "out" / "runs" / "hash").mkdir(parents=True)
+    (tmp_path / "out" / ".lock").touch()
+    path = tmp_path / "out" / place
+    mode = path.stat().st_mode
+    path.chmod(0o444 if path.is_file() else 0o555)
+    prefix = [drop, "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
+    refused = subprocess.run(
+        [*prefix, sys.executable, "-m", "mpcrl", "compare", "--out", str(tmp_path / "out"), *SWEEP.split()],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    path.chmod(mode)
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.startswith("error: ")
+    assert refused.stderr.count("\n") == 1
+    assert str(path) in refused.stderr
+    assert files(tmp_path / "out") == {}
+
+
+def test_a_result_that_cannot_be_read_is_bad_input(done, tmp_path, capsys) -> None:
+    shutil.copytree(done, tmp_path / "out")
+    path = sorted((tmp_path / "out" / "runs").glob("*/0.json"))[0]
+    path.unlink()
+    path.mkdir()
+    for command in (compare, lambda out: main(["report", str(out)])):
+        assert command(tmp_path / "out") == 2
+        assert f"cannot read the result {str(path)!r}: Is a directory" in capsys.readouterr().err
+
+
+def test_no_more_workers_than_threads_unless_asked_for(tmp_path, monkeypatch) -> None:
+    asked: list[int | None] = []
+
+    def noting(backend: str, workers: int | None, scheduler: str | None) -> Any:
+        asked.append(workers)
+        raise InvalidInput("enough")
+
+    monkeypatch.setattr(sweep, "workers_of", noting)
+    for more in ("--threads 1", "--threads 2", "--threads 1 --workers 3"):
+        main(["compare", "--out", str(tmp_path), *SWEEP.split(), *more.split()])
+    assert asked == [1, min(2, available_threads()), 3]
+
+
+def test_real_time_on_other_threads_is_another_configuration(done) -> None:
+    results, _, _ = Store(done, {}).records()
+    record = results[0]
+    config = {**record["config"], "conditions": {**record["config"]["conditions"], "mode": "realtime"}}
+    found = [
+        {
+            **record,
+            "config": config,
+            "hash": "realtime",
+            "seed": seed,
+            "machine": {**record["machine"], "threads": count},
+        }
+        for count in (1, 2)
+        for seed in (0, 1)
+    ]
+    assert [group.method for group in grouped(found)] == [f"{config['planner']}, threads {count}" for count in (1, 2)]
+    lockstep = [{**each, "config": record["config"], "seed": seed} for seed, each in enumerate(found)]
+    assert len(grouped(lockstep)) == 1
