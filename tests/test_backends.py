@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -85,11 +86,12 @@ def test_a_dask_scheduler_by_its_address(by_loky, tmp_path) -> None:
 
 
 @pytest.mark.acceptance
-def test_a_ray_cluster_by_its_address(by_loky, tmp_path) -> None:
+def test_a_ray_cluster_by_its_address(by_loky, tmp_path, monkeypatch) -> None:
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setitem(ENVIRONMENT, "RAY_AUTH_TOKEN", secrets.token_hex(32))  # the cluster's, and no one else's
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false"]
     head = subprocess.Popen(
         [*start, "--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}", "--num-cpus=2"],

@@ -559,8 +559,8 @@ def test_versions_are_those_that_the_process_began_with(monkeypatch) -> None:
 @pytest.mark.parametrize("place", ["", "runs", "runs/hash", ".lock"])
 def test_no_write_permission_is_said_before_any_run(place: str, tmp_path) -> None:
     """In a process that may not override permissions, as root may."""
-    drop = shutil.which("setpriv")
-    if os.geteuid() == 0 and drop is None:
+    drop = shutil.which("setpriv") or ""
+    if os.geteuid() == 0 and not drop:
         pytest.skip("root may write everywhere, and setpriv is not there to give that up")
     (tmp_path / "out" / "runs" / "hash").mkdir(parents=True)
     (tmp_path / "out" / ".lock").touch()
@@ -624,3 +624,53 @@ def test_real_time_on_other_threads_is_another_configuration(done) -> None:
     assert [group.method for group in grouped(found)] == [f"{config['planner']}, threads {count}" for count in (1, 2)]
     lockstep = [{**each, "config": record["config"], "seed": seed} for seed, each in enumerate(found)]
     assert len(grouped(lockstep)) == 1
+
+
+OWN_XML = """<mujoco><option timestep="0.02"/>
+<worldbody><body><joint name="slide" type="slide"/><geom size="0.1" mass="MASS"/></body></worldbody>
+<actuator><motor joint="slide" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+OWN = """
+from pathlib import Path
+
+import mpcrl
+
+def cost(before, u, after, t, p):
+    return (after.qpos[0] - 1.0) ** 2
+
+def task():
+    path = Path(__file__).with_name("own.xml")
+    return mpcrl.xml_task(path, cost=cost, episode_steps=20, preset={"planner": "icem", "budget": 16, "horizon": 5})
+"""
+
+
+def test_a_task_of_ones_own_is_compared_and_run_again_when_it_changes(tmp_path, capsys) -> None:
+    pytest.importorskip("mujoco")
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own.xml").write_text(OWN_XML.replace("MASS", "1"))
+    own, out = f"{tmp_path / 'own.py'}:task", tmp_path / "out"
+    assert compare(out, f"--tasks {own},lqr --planners icem,mppi --budgets 16 --horizons 5 --seeds 2 --steps 3") == 0
+    table = rows(out / "results.csv")
+    assert sorted((row["task"], row["planner"]) for row in table) == sorted(
+        (task, planner) for task in (own, "lqr") for planner in ("icem", "mppi") for _ in range(2)
+    )
+    again = f"--tasks {own} --planners icem --budgets 16 --horizons 5 --seeds 2 --steps 3"
+    assert compare(out, again) == 0
+    assert "0 runs of 1 configurations; 2 are there already" in capsys.readouterr().out
+    (tmp_path / "own.xml").write_text(OWN_XML.replace("MASS", "2"))
+    assert compare(out, again) == 0
+    assert "2 runs of 1 configurations\n" in capsys.readouterr().out
+    methods = {row["method"] for row in rows(out / "results.csv") if row["task"] == own and row["planner"] == "icem"}
+    assert len(methods) == 2
+    assert compare(out, f"--tasks {tmp_path / 'none.py'}:task") == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_a_diverged_world_of_ones_own_is_a_failure_and_in_no_mean(tmp_path, capsys) -> None:
+    pytest.importorskip("mujoco")
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own.xml").write_text(OWN_XML.replace("MASS", "1"))
+    stronger = "--seeds 1 --steps 20 --plant-scale gear=1e16"  # than the planner knows
+    assert compare(tmp_path / "out", f"--tasks {tmp_path / 'own.py'}:task {stronger}") == 1
+    assert "FloatingPointError: the return is -inf: the world diverged" in capsys.readouterr().err
+    assert rows(tmp_path / "out" / "results.csv") == []
