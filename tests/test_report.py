@@ -242,6 +242,10 @@ def test_missing_runs_and_several_mujocos_are_told(sweep, tmp_path) -> None:
     list(write_report(tmp_path))
     text = (tmp_path / "report.md").read_text()
     assert "29 runs of the last sweep still to be done" in text
+    planned = json.loads((sweep / "sweep.json").read_text())
+    store.write_sweep({**planned, "versions": {**planned["versions"], "mpcrl": "99"}})  # none of them by this version
+    list(write_report(tmp_path))
+    assert "32 runs of the last sweep still to be done" in (tmp_path / "report.md").read_text()
     assert "Results are from MuJoCo 3.1.0, 3.2.0, which are never averaged" in text
     assert "icem, mujoco 3.2.0" in text
 
@@ -269,3 +273,13 @@ def test_what_a_page_shows_is_escaped() -> None:
     assert "<script>" not in text
     assert 'alt="a &quot;quoted&quot; caption"' in text
     assert "| **&lt;script>** | **a\\|b** |" in markdown(blocks)
+
+
+def test_the_page_says_that_not_all_methods_are_drawn(sweep, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    (record, *_), _, _ = Store(sweep, {}).records()
+    store = Store(tmp_path, {})
+    for budget in range(20, 29):
+        store.save({**record, "hash": f"{budget:012d}", "config": {**record["config"], "budget": budget}})
+    list(write_report(tmp_path))
+    assert (tmp_path / "report.md").read_text().count("Only the best 8 of 9 methods are drawn.") == 3 * 2

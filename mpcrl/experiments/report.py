@@ -22,7 +22,7 @@ from mpcrl.experiments.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
-from mpcrl.experiments.store import Store
+from mpcrl.experiments.store import Store, versions_tag
 from mpcrl.experiments.tables import Group, Row, failure_rows, grouped, write_csv, write_tables
 
 _SHOWN = 20  # failures on the page; the file has all
@@ -120,8 +120,8 @@ def _caveats(folder: Path, groups: Sequence[Group], failed: Sequence[Row], damag
             "where rewards are negative."
         )
     planned = _planned(folder)
-    ended = {(group.hash, seed) for group in groups for seed in group.seeds}
-    ended |= {(row["hash"], row["seed"]) for row in failed}
+    ended = {(versions_tag(group.task, group.versions), group.hash, seed) for group in groups for seed in group.seeds}
+    ended |= {(versions_tag(row["task"], row), row["hash"], row["seed"]) for row in failed}
     if planned - ended:
         yield f"{_count(len(planned - ended), 'run')} of the last sweep still to be done."
     versions = {group.versions["mujoco"] for group in groups if "mujoco" in group.versions}
@@ -233,11 +233,12 @@ def _provenance(groups: Sequence[Group]) -> Iterator[Block]:
     yield Listing("Versions and machines", listing)
 
 
-def _planned(folder: Path) -> set[tuple[str, int]]:
-    """Runs that the last sweep was to do."""
+def _planned(folder: Path) -> set[tuple[str, str, int]]:
+    """Runs that the last sweep was to do: versions, configuration, seed."""
     try:
         sweep = json.loads((folder / "sweep.json").read_text())
-        return {(hash_, seed) for hash_ in sweep["configs"] for seed in sweep["seeds"]}
+        tags = {hash_: versions_tag(config["task"], sweep["versions"]) for hash_, config in sweep["configs"].items()}
+        return {(tag, hash_, seed) for hash_, tag in tags.items() for seed in sweep["seeds"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 

@@ -150,6 +150,7 @@ def failure_rows(failures: Iterable[Mapping[str, Any]]) -> list[Row]:
             "horizon": record["config"]["horizon"],
             "hash": record["hash"],
             "seed": record["seed"],
+            **{name: _versions(record).get(name, "") for name in ("mpcrl", "mujoco")},
             "error": record["error"],
         }
         for record in failures
