@@ -91,6 +91,7 @@ def test_a_ray_cluster_by_its_address(by_loky, tmp_path, monkeypatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setitem(ENVIRONMENT, "RAY_AUTH_MODE", "token")
     monkeypatch.setitem(ENVIRONMENT, "RAY_AUTH_TOKEN", secrets.token_hex(32))  # the cluster's, and no one else's
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false"]
     head = subprocess.Popen(

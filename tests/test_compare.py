@@ -419,6 +419,8 @@ def test_results_of_another_mujoco_are_kept_apart(tmp_path) -> None:
         (f"--tasks {TASK} --planners ilqr --budgets 5", "budget 5: ilqr: a budget of 5 trajectories is too small"),
         (f"--tasks {TASK} --budgets many", "budgets must be integers of at least 1, got 'many'"),
         (f"--tasks {TASK} --seeds 1.5", "seeds must be integers of at least 0, got '1.5'"),
+        (f"--tasks {TASK} --seeds 5-3", "seeds 5-3 ends before it begins; write 3-5"),
+        (f"--tasks {TASK} --seeds {2**64},1", f"seeds must be below 2^64, got {2**64}"),
         (f"--tasks {TASK} --models mujoco", "has no mujoco model; use --model analytic"),
         (f"--tasks {TASK} --steps 100000", "control steps; got steps=100000"),
         (f"--tasks {TASK} --delay 0.07", "a delay must be a multiple of the control period of 0.05 s"),

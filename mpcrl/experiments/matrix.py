@@ -196,8 +196,13 @@ def _seeds(key: str, value: Any) -> tuple[int, ...]:
         return tuple(range(_whole(key, value)))
     if isinstance(value, str) and (span := re.fullmatch(r"(\d+)-(\d+)", value)):
         first, last = map(int, span.groups())
+        if last < first:
+            raise InvalidInput(f"{key} {span[0]} ends before it begins; write {last}-{first}")
         value = list(range(first, last + 1))
-    return tuple(dict.fromkeys(_whole(key, item, 0) for item in _listed(key, value)))
+    seeds = tuple(dict.fromkeys(_whole(key, item, 0) for item in _listed(key, value)))
+    if max(seeds) >= 2**64:
+        raise InvalidInput(f"{key} must be below 2^64, got {max(seeds)}")
+    return seeds
 
 
 def _number(key: str, value: Any) -> float:
