@@ -15,6 +15,9 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from mpcrl.core.errors import InvalidInput, missing
 from mpcrl.core.threads import available_threads
 
+_RESTART_S = 60
+"""How long Dask may take to start workers in the place of dead ones."""
+
 
 class Workers(NamedTuple):
     """Processes that runs can be given to.
@@ -94,7 +97,7 @@ def _dask(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
         if not present:
             raise InvalidInput(f"the Dask scheduler at {scheduler!r} has no workers; start some with: dask worker ...")
         joblib.register_parallel_backend("dask", Telling)
-        stack.enter_context(joblib.parallel_config("dask", client=client))
+        stack.enter_context(joblib.parallel_config("dask", client=client, wait_for_workers_timeout=_RESTART_S))
         count = workers or present
         yield Workers(count, scheduler is None, (KilledWorker,), lambda threads: partial(_parallel, count))
 

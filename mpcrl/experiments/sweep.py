@@ -167,31 +167,32 @@ def _prepared(task: str, model: str, dtype: str) -> tuple[Task, Predictor]:
 def _unordered(workers: Workers, runs: Sequence[Run], threads: int) -> Iterator[dict[str, Any]]:
     """What becomes of each run. Those that were under way when a worker died are done again, one by one."""
     parallel = workers.parallel(threads)
-    begun: dict[tuple[str, int], Run] = {}
+    waiting = {(config.hash, seed): (config, seed) for config, seed in runs}
+    begun: list[tuple[str, int]] = []
 
-    def tasks(some: Iterator[Run]) -> Iterator[Any]:
+    def tasks(some: Sequence[Run]) -> Iterator[Any]:
+        begun.clear()
         for config, seed in some:
-            begun[config.hash, seed] = config, seed
+            begun.append((config.hash, seed))
             yield joblib.delayed(execute)(config, seed, threads)
 
-    left = iter(runs)
-    while True:
+    while waiting:
         try:
-            ending = parallel()(tasks(left))
+            ending = parallel()(tasks(list(waiting.values())))
             importlib.import_module("scipy.special")  # the workers start, and the tables at the end need it
             for record in ending:
-                begun.pop((record["hash"], record["seed"]))
+                del waiting[record["hash"], record["seed"]]
                 yield record
-            return
         except workers.died:
-            suspects = list(begun.values())
-            begun.clear()
-        for suspect in suspects:
-            try:
-                yield from parallel()(tasks(iter([suspect])))
-            except workers.died:
-                yield _death(suspect, threads)
-            begun.clear()
+            suspects = [key for key in begun if key in waiting]
+            if not suspects:
+                raise
+            for key in suspects:
+                run = waiting.pop(key)
+                try:
+                    yield from parallel()(tasks([run]))
+                except workers.died:
+                    yield _death(run, threads)
 
 
 def _death(run: Run, threads: int) -> dict[str, Any]:
