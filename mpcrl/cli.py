@@ -94,7 +94,9 @@ def compare(
     /,
     *,
     out: Annotated[Path, shown("DIR", "where results are kept; what is there already is not run again")],
-    tasks: Annotated[str | None, shown("A,B", "tasks or suites: analytic, gym, robotics, dmc, dmc-easy")] = None,
+    tasks: Annotated[
+        str | None, shown("A,B", "tasks, file.py:name, or suites: analytic, gym, robotics, dmc, dmc-easy")
+    ] = None,
     planners: Annotated[
         str | None,
         shown("A,B", "such as icem,mppi:width=0.5, or suites: sampling, all; by default the tasks' own"),

@@ -8,7 +8,10 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments.conditions import Conditions
@@ -23,6 +26,7 @@ from mpcrl.experiments.worlds import check_scale
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
 from mpcrl.planners.space import ControlSpace
+from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import Task
 
 _HASH = 12  # hex digits
@@ -35,6 +39,10 @@ class RunConfig:
     Attributes
     ----------
     task, planner : str
+        As `make_task` and `PLANNERS` know them.
+    source : str
+        Digest of a task of one's own, so that results of before it was edited are not taken for its own; "" for the
+        tasks that mpcrl brings along.
     options : mapping
         All arguments of the planner's function but budget and horizon.
     settings : mapping
@@ -58,6 +66,7 @@ class RunConfig:
     steps: int
     controls_per_plan: int
     conditions: Conditions
+    source: str = ""
 
     def build_planner(self) -> Planner:
         """The planner of this configuration."""
@@ -68,6 +77,8 @@ class RunConfig:
         """All of it, as JSON has it."""
         fields: dict[str, Any] = configuration(self)
         del fields["type"], fields["conditions"]["type"]
+        if not self.source:
+            del fields["source"]
         return fields
 
     @cached_property
@@ -89,8 +100,11 @@ def run_config(
     steps: int | None = None,
     controls_per_plan: int | None = None,
     conditions: Conditions | None = None,
+    own: str | None = None,
 ) -> RunConfig:
     """A configuration from what was asked for; the rest is as in `run_task`.
+
+    `own` is how `make_task` finds a task of one's own: `file.py:name`.
 
     Raises
     ------
@@ -110,7 +124,8 @@ def run_config(
             f"controls_per_plan must be at most the planner's horizon of {built.horizon}, got {controls_per_plan}"
         )
     return RunConfig(
-        task=task.name,
+        task=task.name if own is None else own,
+        source="" if own is None else _digest(task, Path(own.rpartition(":")[0])),
         planner=name,
         budget=arguments.pop("budget"),
         horizon=arguments.pop("horizon"),
@@ -156,6 +171,22 @@ def labels(configs: Iterable[Mapping[str, Any]], without: Collection[str] = ()) 
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
+def _digest(task: Task, path: Path) -> str:
+    """Of a task's file and of the MjModel that it simulates; not of other files that it imports."""
+    digest = hashlib.sha256(path.read_bytes())
+    if isinstance(task, MujocoTask):
+        import mujoco
+
+        env = task.make_env()
+        env.reset(seed=0)
+        model = task.mj_model(env)
+        buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+        mujoco.mj_saveModel(model, None, buffer)
+        env.close()
+        digest.update(buffer.tobytes())
+    return digest.hexdigest()[:_HASH]
+
+
 def _told(config: Mapping[str, Any], key: str) -> tuple[str, str]:
     """Options are told apart within a planner, all else among all planners of a task."""
     return (config["planner"] if key.startswith("options.") else "", key)

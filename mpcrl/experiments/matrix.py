@@ -17,7 +17,7 @@ from mpcrl.experiments.config import RunConfig, run_config
 from mpcrl.experiments.configure import MODELS, parse_options
 from mpcrl.experiments.suites import expanded, planner_suites, task_suites
 from mpcrl.planners import PLANNERS
-from mpcrl.tasks.registry import TASKS, make_task
+from mpcrl.tasks.registry import TASKS, is_file, make_task
 
 
 class Choice(NamedTuple):
@@ -80,6 +80,7 @@ class Matrix:
                         steps=self.steps,
                         controls_per_plan=self.controls_per_plan,
                         conditions=self.conditions,
+                        own=name if is_file(name) else None,
                     )
                 except InvalidInput as error:
                     sizes = {"planner": choice.name, "budget": budget, "horizon": horizon}
@@ -147,7 +148,8 @@ def _names(key: str, value: Any) -> list[str]:
 
 
 def _tasks(key: str, value: Any) -> tuple[str, ...]:
-    return tuple(expanded("task", _names(key, value), task_suites(), TASKS))
+    names = _names(key, value)
+    return tuple(expanded("task", names, task_suites(), {*TASKS, *filter(is_file, names)}))
 
 
 def _planners(key: str, value: Any) -> tuple[Choice, ...]:
@@ -194,8 +196,13 @@ def _seeds(key: str, value: Any) -> tuple[int, ...]:
         return tuple(range(_whole(key, value)))
     if isinstance(value, str) and (span := re.fullmatch(r"(\d+)-(\d+)", value)):
         first, last = map(int, span.groups())
+        if last < first:
+            raise InvalidInput(f"{key} {span[0]} ends before it begins; write {last}-{first}")
         value = list(range(first, last + 1))
-    return tuple(dict.fromkeys(_whole(key, item, 0) for item in _listed(key, value)))
+    seeds = tuple(dict.fromkeys(_whole(key, item, 0) for item in _listed(key, value)))
+    if max(seeds) >= 2**64:
+        raise InvalidInput(f"{key} must be below 2^64, got {max(seeds)}")
+    return seeds
 
 
 def _number(key: str, value: Any) -> float:
