@@ -108,6 +108,9 @@ def compare(
     steps: Annotated[int | None, shown("N", "control steps per episode; the whole episode by default")] = None,
     dtype: Annotated[str | None, shown("TYPE", "of analytic models: float32 (the default) or float64")] = None,
     controls_per_plan: Annotated[int | None, shown("N", "controls taken of each plan; 1 by default")] = None,
+    time_share: Annotated[
+        float | None, shown("X", "time limit of each plan, over the time until the next one is due; none by default")
+    ] = None,
     mode: Annotated[str | None, shown("MODE", _MODE)] = None,
     delay: Annotated[float | None, shown("S", _DELAY)] = None,
     noise: Annotated[float | None, shown("X", _NOISE)] = None,
@@ -137,6 +140,7 @@ def compare(
         "steps": steps,
         "dtype": dtype,
         "controls_per_plan": controls_per_plan,
+        "time_share": time_share,
         "mode": mode,
         "delay": delay,
         "noise": noise,

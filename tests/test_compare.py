@@ -97,6 +97,17 @@ def test_every_combination_is_run_once_and_gives_what_a_run_gives(done) -> None:
     assert (row["task"], row["method"], row["most_steps"]) == (TASK, "mppi, budget 32", "4")
 
 
+def test_a_share_of_the_time_limits_plans() -> None:
+    """And counts the time of all controls that are taken of a plan."""
+    task = make_task(TASK)
+    sizes = {"budget": 20_000, "steps": 20, "options": {"iterations": 10}}
+    runs = [sweep.execute(run_config(task, "icem", **sizes, **time), 0, 1) for time in ({}, {"time_share": 0.02})]
+    whole, cut = (record["samples"] for record in runs)
+    assert cut < 0.5 * whole
+    late = sweep.execute(run_config(task, "icem", **sizes, time_share=0.02, controls_per_plan=4), 0, 1)
+    assert late["samples"] / 5 > 2 * cut / 20
+
+
 def test_summary_is_of_the_runs(done) -> None:
     results = rows(done / "results.csv")
     for row in rows(done / "summary.csv"):
@@ -205,6 +216,7 @@ def test_the_hash_is_of_what_determines_a_run() -> None:
         run_config(task, "mppi", budget=32, dtype="float64"),
         run_config(task, "mppi", budget=32, steps=5),
         run_config(task, "mppi", budget=32, controls_per_plan=2),
+        run_config(task, "mppi", budget=32, time_share=0.5),
         *(
             run_config(task, "mppi", budget=32, conditions=Conditions(**each))
             for each in ({"mode": "realtime"}, {"delay": 0.05}, {"noise": 0.1}, {"plant_scale": {"mass": 2}})
@@ -426,6 +438,7 @@ def test_results_of_another_mujoco_are_kept_apart(tmp_path) -> None:
         (f"--tasks {TASK} --delay 0.07", "a delay must be a multiple of the control period of 0.05 s"),
         (f"--tasks {TASK} --plant-scale mas=2", "no quantity 'mas' to scale"),
         (f"--tasks {TASK} --mode realtme", "unknown mode 'realtme'; did you mean 'realtime'"),
+        (f"--tasks {TASK} --time-share 0", "time_share must be a finite number above 0, got 0.0"),
         (f"--tasks {TASK} --controls-per-plan 40", "controls_per_plan must be at most the planner's horizon of 30"),
         (f"--tasks {TASK} --backend loki", "unknown backend 'loki'; did you mean 'loky'"),
         (f"--tasks {TASK} --scheduler tcp://a:1", "--scheduler needs --backend dask or ray"),

@@ -81,9 +81,8 @@ def model_of(name: str) -> MuJoCo:
 
 
 def recorder(task: MujocoTask, env: Any) -> Callable[[], Any]:
-    fields = tuple(dict.fromkeys(task.fields + (task.planning_fields or ())))
-    record = namedtuple("record", fields)  # type: ignore[misc]
-    return lambda: record(*(getattr(simulation(env)[1], name).copy() for name in fields))
+    record = namedtuple("record", task.read_fields)  # type: ignore[misc]
+    return lambda: record(*(getattr(simulation(env)[1], name).copy() for name in task.read_fields))
 
 
 def random_controls(task: MujocoTask, rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mpcrl.core.checks import positive_number
 from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.configure import (
@@ -52,6 +53,9 @@ class RunConfig:
     steps : int
         Limit on the control steps of an episode.
     controls_per_plan : int
+    time_share : float or None
+        Limit on the time of each plan, over the time until the next plan is due. Results then depend on the machine's
+        speed.
     conditions : Conditions
     """
 
@@ -66,6 +70,7 @@ class RunConfig:
     steps: int
     controls_per_plan: int
     conditions: Conditions
+    time_share: float | None = None
     source: str = ""
 
     def build_planner(self) -> Planner:
@@ -77,8 +82,9 @@ class RunConfig:
         """All of it, as JSON has it."""
         fields: dict[str, Any] = configuration(self)
         del fields["type"], fields["conditions"]["type"]
-        if not self.source:
-            del fields["source"]
+        for name in ("source", "time_share"):
+            if not fields[name]:
+                del fields[name]
         return fields
 
     @cached_property
@@ -99,6 +105,7 @@ def run_config(
     horizon: int | None = None,
     steps: int | None = None,
     controls_per_plan: int | None = None,
+    time_share: float | None = None,
     conditions: Conditions | None = None,
     own: str | None = None,
 ) -> RunConfig:
@@ -123,6 +130,8 @@ def run_config(
         raise InvalidInput(
             f"controls_per_plan must be at most the planner's horizon of {built.horizon}, got {controls_per_plan}"
         )
+    if time_share is not None:
+        positive_number("time_share", time_share)
     return RunConfig(
         task=task.name if own is None else own,
         source="" if own is None else _digest(task, Path(own.rpartition(":")[0])),
@@ -135,6 +144,7 @@ def run_config(
         dtype=dtype,
         steps=steps_for(task, steps),
         controls_per_plan=controls_per_plan,
+        time_share=time_share,
         conditions=conditions,
     )
 

@@ -39,6 +39,7 @@ class Matrix:
     budgets, horizons : tuple of int or None
     seeds : tuple of int
     steps, controls_per_plan : int or None
+    time_share : float or None
     dtype : str or None
     conditions : Conditions
     """
@@ -52,6 +53,7 @@ class Matrix:
     steps: int | None = None
     dtype: str | None = None
     controls_per_plan: int | None = None
+    time_share: float | None = None
     conditions: Conditions = field(default_factory=Conditions)
 
     def configs(self) -> list[RunConfig]:
@@ -79,6 +81,7 @@ class Matrix:
                         horizon=horizon,
                         steps=self.steps,
                         controls_per_plan=self.controls_per_plan,
+                        time_share=self.time_share,
                         conditions=self.conditions,
                         own=name if is_file(name) else None,
                     )
@@ -242,6 +245,7 @@ _READ: dict[str, Callable[[str, Any], Any]] = {
     "steps": _whole,
     "dtype": _text,
     "controls_per_plan": _whole,
+    "time_share": _number,
     "mode": _mode,
     "delay": _number,
     "noise": _number,

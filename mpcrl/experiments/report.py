@@ -23,7 +23,7 @@ from mpcrl.experiments.statistics import (
     stratified_interval,
 )
 from mpcrl.experiments.store import Store, versions_tag
-from mpcrl.experiments.tables import Group, Row, failure_rows, grouped, write_csv, write_tables
+from mpcrl.experiments.tables import Group, Row, failure_rows, grouped, timed, write_csv, write_tables
 
 _SHOWN = 20  # failures on the page; the file has all
 
@@ -128,8 +128,11 @@ def _caveats(folder: Path, groups: Sequence[Group], failed: Sequence[Row], damag
     if len(versions) > 1:
         listing = ", ".join(sorted(versions))
         yield f"Results are from MuJoCo {listing}, which are never averaged: each is a configuration of its own."
-    if any(group.config["conditions"]["mode"] == "realtime" for group in groups):
-        yield "In real time, returns depend on the machine's speed: other CPUs or threads are other configurations."
+    if any(timed(group.config) for group in groups):
+        yield (
+            "In real time, or with a limit on the time of plans, returns depend on the machine's speed: other CPUs or "
+            "threads are other configurations."
+        )
     few = min(len(group.records) for group in groups)
     if few < 10:
         yield (

@@ -54,6 +54,7 @@ def execute(config: RunConfig, seed: int, threads: int) -> dict[str, Any]:
             steps=config.steps,
             seed=seed,
             threads=threads,
+            budget_ms=_budget_ms(config, task.dt),
             controls_per_plan=config.controls_per_plan,
             conditions=config.conditions,
         )
@@ -162,6 +163,10 @@ def _prepared(task: str, model: str, dtype: str) -> tuple[Task, Predictor]:
     """A task and its model, compiled once per process."""
     made = make_task(task)
     return made, predictor_for(made, model, dtype if model == "analytic" else None)
+
+
+def _budget_ms(config: RunConfig, dt: float) -> float | None:
+    return None if config.time_share is None else 1e3 * config.time_share * config.controls_per_plan * dt
 
 
 def _unordered(workers: Workers, runs: Sequence[Run], threads: int) -> Iterator[dict[str, Any]]:

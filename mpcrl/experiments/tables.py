@@ -174,12 +174,17 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 
 
+def timed(config: Mapping[str, Any]) -> bool:
+    """Whether results depend on the machine's speed."""
+    return config["conditions"]["mode"] == "realtime" or "time_share" in config
+
+
 # ---- parts -------------------------------------------------------------------------------------------------------
 def _versions(record: Mapping[str, Any]) -> dict[str, str]:
     found = {"mpcrl": record["versions"].get("mpcrl", "")}
     if record["config"]["task"] not in ANALYTIC_TASKS:
         found["mujoco"] = record["versions"].get("mujoco", "")
-    if record["config"].get("conditions", {}).get("mode") == "realtime":
+    if timed(record["config"]):
         found.update({key: str(record["machine"][key]) for key in ("cpu", "threads")})
     return found
 
@@ -204,6 +209,7 @@ def _identity(group: Group) -> Row:
         "dtype": config["dtype"],
         "most_steps": config["steps"],
         "controls_per_plan": config["controls_per_plan"],
+        "time_share": config.get("time_share", np.nan),
         **conditions,
         "plant_scale": scales,
         "mpcrl": group.versions["mpcrl"],

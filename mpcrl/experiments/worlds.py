@@ -181,7 +181,7 @@ class MujocoWorld:
         self._scale = plant_scale or {}
         self._env = task.make_env()
         self._bytes = b""
-        self._record, self._steps = namedtuple("record", task.fields), 0
+        self._record, self._steps = namedtuple("record", task.read_fields), 0
 
     @property
     def mj_model(self) -> Any:
@@ -264,7 +264,7 @@ class MujocoWorld:
         if self.task.planning_cost is None:
             return None
         data = self.task.mj_data(self._env)
-        return self._record(*(getattr(data, name).copy() for name in self.task.fields))
+        return self._record(*(getattr(data, name).copy() for name in self.task.read_fields))
 
     def _planning_cost(self, before: Any, control: np.ndarray) -> float:
         assert self.task.planning_cost is not None

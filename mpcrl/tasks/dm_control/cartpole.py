@@ -39,10 +39,10 @@ def sparse_cost(before: Any, u: Any, after: Any, t: int, p: CartpoleParams) -> f
 
 
 def planning_cost(before: Any, u: Any, after: Any, t: int, p: CartpoleParams) -> float:
-    """An upright pole and a cart that returns to the middle, and a share of the sparse cost."""
-    upright = (math.cos(after.qpos[1]) + 1.0) / 2.0
+    """The smooth cost, a cart that returns to the middle, and a share of the sparse one."""
     centred = gaussian(after.qpos[0], 0.5)
-    return p.sparse_weight * sparse_cost(before, u, after, t, p) - upright * (3.0 + centred) / 4.0
+    smooth = smooth_cost(before, u, after, t, p) * (3.0 + centred) / 4.0
+    return smooth + p.sparse_weight * sparse_cost(before, u, after, t, p)
 
 
 _SWING = {**COARSE, "budget": 240, "horizon": 120, "iterations": 3, "knots": 12, "beta": 0.0, "width": 1.0}
