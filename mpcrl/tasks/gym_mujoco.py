@@ -14,7 +14,6 @@ import numpy as np
 from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
 from mpcrl.tasks.scalars import distance, squared
 
-
 _COARSE: Mapping[str, Any] = {"planner": "icem", "model": "mujoco-coarse", "controls_per_plan": 2}
 """What presets begin with where Runge-Kutta takes most of the time, or the control period is very short."""
 
@@ -316,6 +315,7 @@ class AntParams(NamedTuple):
     max_contact_force: float = 1.0
     healthy_reward: float = 1.0
     lean_weight: float = 1.0
+    height_weight: float = 40.0
     fall: float = 100.0
 
 
@@ -338,12 +338,16 @@ def ant_cost(before: Any, u: Any, after: Any, t: int, p: AntParams) -> float:
 
 
 def ant_planning_cost(before: Any, u: Any, after: Any, t: int, p: AntParams) -> float:
-    """The cost without contact forces, which are dear to compute and cheap to pay for; a torso that leans over, which
-    comes before a fall; and the fall itself, whose price lies mostly beyond the horizon."""
+    """The cost without contact forces, which are dear to compute and cheap to pay for; a torso that leans over or
+    leaves the middle half of healthy heights, which comes before a fall; and the fall itself, whose price lies mostly
+    beyond the horizon."""
     speed = (after.xpos[p.torso, 0] - before.xpos[p.torso, 0]) / p.dt
     lean = p.lean_weight * (1.0 - after.xmat[p.torso, 8])
+    room = 0.5 * (p.max_z - p.min_z)
+    strayed = max(0.0, abs(after.qpos[2] - 0.5 * (p.min_z + p.max_z)) / room - 0.5)
     fallen = p.fall if ant_terminated(after, p) else 0.0
-    return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed + lean + fallen
+    paid = p.ctrl_cost_weight * squared(u) + lean + p.height_weight * strayed**2 + fallen
+    return paid - p.forward_reward_weight * speed
 
 
 def ant() -> MujocoTask:
