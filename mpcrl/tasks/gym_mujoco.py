@@ -159,22 +159,24 @@ def pusher() -> MujocoTask:
 
 
 # ---- runners in the plane ----------------------------------------------------------------------------------------
-class ForwardParams(NamedTuple):
-    """Weights of the reward of HalfCheetah-v5 and Swimmer-v5, and the control period in s."""
+class SwimmerParams(NamedTuple):
+    """Weights of Swimmer-v5's reward, the control period in s, and what plans pay for the square of the heading."""
 
     forward_reward_weight: float
     ctrl_cost_weight: float
     dt: float
+    heading_weight: float = 0.2
 
 
-def forward_cost(before: Any, u: Any, after: Any, t: int, p: ForwardParams | HalfCheetahParams) -> float:
+def forward_cost(before: Any, u: Any, after: Any, t: int, p: SwimmerParams | HalfCheetahParams) -> float:
     """Forward speed of the root, paid for by squared controls."""
     speed = (after.qpos[0] - before.qpos[0]) / p.dt
     return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed
 
 
 class HalfCheetahParams(NamedTuple):
-    """Those of `ForwardParams`, and what plans pay for the square of a lean beyond `free_lean`, rad."""
+    """Weights of HalfCheetah-v5's reward, the control period in s, and what plans pay for the square of a lean beyond
+    `free_lean`, rad."""
 
     forward_reward_weight: float
     ctrl_cost_weight: float
@@ -208,13 +210,20 @@ def half_cheetah() -> MujocoTask:
     )
 
 
+def swimmer_planning_cost(before: Any, u: Any, after: Any, t: int, p: SwimmerParams) -> float:
+    """The cost, and the heading, the mean of the three links': turning back takes longer than a horizon."""
+    heading = after.qpos[2] + (2.0 * after.qpos[3] + after.qpos[4]) / 3.0
+    return forward_cost(before, u, after, t, p) + p.heading_weight * heading**2
+
+
 def swimmer() -> MujocoTask:
     """Swim forward with three links in a viscous fluid. Controls are two torques in [-1, 1]."""
     return mujoco_task(
         "Swimmer-v5",
         fields=("qpos",),
         cost=forward_cost,
-        params=lambda model, env: ForwardParams(1.0, 1e-4, env.unwrapped.dt),
+        planning_cost=swimmer_planning_cost,
+        params=lambda model, env: SwimmerParams(1.0, 1e-4, env.unwrapped.dt),
         preset={**_COARSE, "budget": 100, "horizon": 60, "iterations": 3, "beta": 3.0},
     )
 
@@ -222,8 +231,9 @@ def swimmer() -> MujocoTask:
 class LeggedParams(NamedTuple):
     """Hopper-v5 and Walker2d-v5: weights, what a healthy state is, and weights of the planning cost.
 
-    The torso's height z in m, its angle in rad, and the limit of all positions and velocities after those; `cruise` is
-    the speed in m/s beyond which plans gain nothing.
+    The torso's height z in m, its angle in rad, and the limit of all positions and velocities after those; `room` is
+    the height in m over the least healthy one below which plans pay, `cruise` the speed in m/s beyond which they gain
+    nothing.
     """
 
     dt: float
@@ -235,6 +245,8 @@ class LeggedParams(NamedTuple):
     ctrl_cost_weight: float = 1e-3
     healthy_reward: float = 1.0
     lean_weight: float = 0.5
+    room: float = 0.3
+    sink_weight: float = 20.0
     fall: float = 100.0
     cruise: float = math.inf
 
@@ -263,11 +275,13 @@ def legged_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams) -> flo
 
 
 def legged_planning_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams) -> float:
-    """The cost without what is faster than `cruise`; a lean, which comes before a fall; and the fall itself, whose
-    price lies mostly beyond the horizon."""
+    """The cost without what is faster than `cruise`; leaning and sinking, which come before a fall; and the fall
+    itself, whose price lies mostly beyond the horizon."""
     lean = p.lean_weight * (after.qpos[2] / p.max_angle) ** 2
+    sink = p.sink_weight * max(0.0, p.min_z + p.room - after.qpos[1]) ** 2
     hurry = p.forward_reward_weight * max(0.0, legged_speed(before, after, p) - p.cruise)
-    return legged_cost(before, u, after, t, p) + hurry + lean + (p.fall if legged_terminated(after, p) else 0.0)
+    fallen = p.fall if legged_terminated(after, p) else 0.0
+    return legged_cost(before, u, after, t, p) + hurry + lean + sink + fallen
 
 
 def hopper() -> MujocoTask:
@@ -339,12 +353,12 @@ def ant_cost(before: Any, u: Any, after: Any, t: int, p: AntParams) -> float:
 
 def ant_planning_cost(before: Any, u: Any, after: Any, t: int, p: AntParams) -> float:
     """The cost without contact forces, which are dear to compute and cheap to pay for; a torso that leans over or
-    leaves the middle half of healthy heights, which comes before a fall; and the fall itself, whose price lies mostly
+    nears the limits of healthy heights, which comes before a fall; and the fall itself, whose price lies mostly
     beyond the horizon."""
     speed = (after.xpos[p.torso, 0] - before.xpos[p.torso, 0]) / p.dt
     lean = p.lean_weight * (1.0 - after.xmat[p.torso, 8])
     room = 0.5 * (p.max_z - p.min_z)
-    strayed = max(0.0, abs(after.qpos[2] - 0.5 * (p.min_z + p.max_z)) / room - 0.5)
+    strayed = max(0.0, abs(after.qpos[2] - 0.5 * (p.min_z + p.max_z)) / room - 0.75)
     fallen = p.fall if ant_terminated(after, p) else 0.0
     paid = p.ctrl_cost_weight * squared(u) + lean + p.height_weight * strayed**2 + fallen
     return paid - p.forward_reward_weight * speed
