@@ -176,13 +176,15 @@ class Worker:
 
 
 def worker_environment() -> dict[str, str]:
-    """Ours without what would bend a measurement: BLAS uses the kernel of this CPU, and every side its own threads.
+    """Ours without what would bend a measurement: BLAS uses the kernel of this CPU, every side its own threads, and
+    imports find their bytecode, as they do of an installed package.
 
     The path holds nothing but this repository, which the peers never import.
     """
     dropped = (
         "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
         "NUMBA_NUM_THREADS", "XLA_FLAGS", "PYTHONPATH",
+        "PYTHONDONTWRITEBYTECODE",
     )  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return kept | {"PYTHONPATH": str(REPOSITORY)}

@@ -181,6 +181,17 @@ def test_import_takes_little_longer_than_numba_itself() -> None:
     assert seconds("mpcrl") < 2 * seconds("numba")
 
 
+def test_a_plan_from_the_cache_loads_nothing_that_compiles() -> None:
+    code = """
+import json, sys, mpcrl
+planner = mpcrl.planners.mppi(budget=1000, horizon=30)
+mpcrl.Controller(mpcrl.make_task("pendulum-swingup"), planner, threads=1).act([3.0, 0.0])
+print(json.dumps(sorted({"numba.np.arraymath", "scipy.linalg"} & set(sys.modules))))
+"""
+    answer(code)  # fills the cache
+    assert answer(code) == []
+
+
 # The public surface.
 
 SURFACE = """

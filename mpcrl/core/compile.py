@@ -25,6 +25,7 @@ import numba
 import numpy as np
 import platformdirs
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.runtime import rtsys
 
 FASTMATH = {"contract", "nsz", "afn"}
 """Flags of every kernel. Not `arcp`: it makes 1 / sqrt(x) NaN at 0 and -inf at the least numbers. Not `nnan` and
@@ -117,7 +118,11 @@ class _ContentCache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            # Not the base class's: that one first loads all that Numba can compile, SciPy's linear algebra included,
+            # half a second that machine code ready to run has no need of. A compilation does so by itself.
+            rtsys.initialize(target_context)
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
         except Exception:  # noqa: BLE001 - unpickling damaged bytes can raise anything: delete the entry and compile again
             for path in pathlib.Path(self.cache_path).glob(f"{self._impl.filename_base}*.nb?"):
                 path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numba import prange
 
 from mpcrl.core import vecmath
-from mpcrl.core.compile import kernel
+from mpcrl.core.compile import inlined, kernel
 from mpcrl.core.random import LANES
 
 FIXED, NORMALISED, EFFECTIVE_SAMPLES = 0, 1, 2
@@ -14,6 +14,25 @@ FIXED, NORMALISED, EFFECTIVE_SAMPLES = 0, 1, 2
 
 _exp = vecmath.lane_functions(np.float32)["exp"]
 _BISECTIONS = 40
+_NEGLIGIBLE = np.float32(2.0**-40)  # against the greatest weight of 1: 2^16 such weights are lost in rounding the sums
+
+
+@inlined
+def _least(lanes):
+    """Minimum of an array. Like `_total` in place of NumPy's, which makes Numba load SciPy before a cached kernel."""
+    least = lanes[0]
+    for value in lanes:
+        least = min(least, value)
+    return least
+
+
+@inlined
+def _total(lanes):
+    """Sum of an array in float64, in order."""
+    total = 0.0
+    for value in lanes:
+        total += value
+    return total
 
 
 @kernel
@@ -97,28 +116,64 @@ def resolve_temperature(costs, kind, temperature):
 
 
 @kernel
-def _softmax_weights(values, temperature, weights):
-    """Weights exp(-(value - least) / temperature) [B, LANES]; their sum and that of their squares, 0 if all failed."""
+def _charge_actions(decisions, mean, action_weight, temperature, values):
+    """Add temperature * sum action_weight * mean * (theta - mean) to the values [LANES] of one block of decisions."""
+    action = np.zeros(LANES, np.float32)
+    for k in range(decisions.shape[0]):
+        for j in range(decisions.shape[1]):
+            middle = np.float32(mean[k, j])
+            factor = np.float32(action_weight[k, j] * mean[k, j])
+            if factor != np.float32(0):
+                for l in range(LANES):
+                    action[l] += factor * (np.float32(decisions[k, j, l]) - middle)
+    for l in range(LANES):
+        values[l] += temperature * action[l]
+
+
+@kernel
+def _lowest(values):
+    """The least of values [B, LANES]."""
     lowest = np.full(LANES, np.inf)
     for block in range(values.shape[0]):
         for l in range(LANES):
             lowest[l] = min(lowest[l], values[block, l])
-    least = np.min(lowest)
-    if not np.isfinite(least):
-        return 0.0, 0.0
+    return _least(lowest)
+
+
+@kernel
+def _block_weights(values, least, temperature, weights):
+    """Weights exp(-(value - least) / temperature) [LANES] of one block of values [LANES]."""
+    for l in range(LANES):
+        weights[l] = (least - values[l]) / temperature
+    for l in range(LANES):
+        weights[l] = _exp(weights[l])
+
+
+@kernel
+def _weight_sums(weights, used):
+    """Sum of weights [B, LANES] and of their squares; `used` [B]: which blocks count in a weighted mean."""
     sums, squares = np.zeros(LANES), np.zeros(LANES)
-    scaled = np.empty(LANES, np.float32)
-    for block in range(values.shape[0]):  # in order: the same bits at any thread count
+    for block in range(weights.shape[0]):
+        heaviest = np.float32(0)
         for l in range(LANES):
-            scaled[l] = (least - values[block, l]) / temperature
-        for l in range(LANES):
-            scaled[l] = _exp(scaled[l])
-        for l in range(LANES):
-            weight = np.float64(scaled[l])
+            weight = np.float64(weights[block, l])
             sums[l] += weight
             squares[l] += weight * weight
-            weights[block, l] = scaled[l]
-    return np.sum(sums), np.sum(squares)
+        for l in range(LANES):
+            heaviest = max(heaviest, weights[block, l])
+        used[block] = heaviest > _NEGLIGIBLE
+    return _total(sums), _total(squares)
+
+
+@kernel
+def _weighted_sum(decisions, k, j, weights, used):
+    """Sum of decisions [B, K, nu, LANES] of one step and control under weights [B, LANES]."""
+    lane_sums = np.zeros(LANES, np.float32)
+    for block in range(decisions.shape[0]):
+        if used[block]:
+            for l in range(LANES):
+                lane_sums[l] += weights[block, l] * np.float32(decisions[block, k, j, l])
+    return _total(lane_sums)
 
 
 @kernel(parallel=True)
@@ -149,29 +204,28 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, refit
     blocks, steps, nu = decisions.shape[0], decisions.shape[1], decisions.shape[2]
     resolved = resolve_temperature(costs, kind, temperature)
     values = np.full((blocks, LANES), np.inf)
+    flat = values.reshape(-1)
+    for n in range(costs.size):
+        flat[n] = costs[n]
+    charged = False
+    for k in range(steps):
+        for j in range(nu):
+            charged = charged or action_weight[k, j] * mean[k, j] != 0
+    if charged:
+        for block in prange(blocks):
+            _charge_actions(decisions[block], mean, action_weight, resolved, values[block])
+    least = _lowest(values)
+    if not np.isfinite(least):
+        return resolved, 0.0
+    weights, used = np.empty((blocks, LANES), np.float32), np.empty(blocks, np.bool_)
     for block in prange(blocks):
-        action = np.zeros(LANES, np.float32)
-        for k in range(steps):
-            for j in range(nu):
-                middle = np.float32(mean[k, j])
-                factor = np.float32(action_weight[k, j] * mean[k, j])
-                if factor != np.float32(0):
-                    for l in range(LANES):
-                        action[l] += factor * (np.float32(decisions[block, k, j, l]) - middle)
-        first = block * LANES
-        for l in range(min(LANES, costs.size - first)):
-            values[block, l] = costs[first + l] + resolved * action[l]
-    weights = np.empty((blocks, LANES), np.float32)
-    total, squares = _softmax_weights(values, resolved, weights)
+        _block_weights(values[block], least, resolved, weights[block])
+    total, squares = _weight_sums(weights, used)  # in order: the same bits at any thread count
     if total == 0:
         return resolved, 0.0
     for row in prange(steps * nu):
         k, j = row // nu, row % nu
-        lane_sums = np.zeros(LANES, np.float32)
-        for block in range(blocks):
-            for l in range(LANES):
-                lane_sums[l] += weights[block, l] * np.float32(decisions[block, k, j, l])
-        refitted[k, j] = np.sum(lane_sums.astype(np.float64)) / total
+        refitted[k, j] = _weighted_sum(decisions, k, j, weights, used) / total
     return resolved, total * total / squares
 
 
