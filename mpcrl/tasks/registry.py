@@ -4,104 +4,107 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from mpcrl.core.errors import InvalidInput, MpcrlError, unknown_name
-from mpcrl.tasks import gym_mujoco, robotics
-from mpcrl.tasks.acrobot import acrobot_swingup
-from mpcrl.tasks.cart_double_pendulum import cart_double_pendulum
-from mpcrl.tasks.cartpole import cartpole_swingup
-from mpcrl.tasks.diffdrive import diffdrive_costmap
-from mpcrl.tasks.dm_control import (
-    acrobot,
-    ball_in_cup,
-    cartpole,
-    cheetah,
-    finger,
-    fish,
-    hopper,
-    humanoid,
-    manipulator,
-    pendulum,
-    point_mass,
-    quadruped,
-    reacher,
-    swimmer,
-    walker,
-)
-from mpcrl.tasks.lqr import lqr
-from mpcrl.tasks.mountain_car import mountain_car
-from mpcrl.tasks.pendulum import pendulum_swingup
-from mpcrl.tasks.quadrotor import quadrotor_obstacles
-from mpcrl.tasks.racecar import racecar
-from mpcrl.tasks.reacher import reacher_2link
 from mpcrl.tasks.task import AnalyticTask, Task
 
-ANALYTIC_TASKS: dict[str, Callable[[], AnalyticTask]] = {
-    "lqr": lqr,
-    "pendulum-swingup": pendulum_swingup,
-    "cartpole-swingup": cartpole_swingup,
-    "acrobot-swingup": acrobot_swingup,
-    "cart-double-pendulum": cart_double_pendulum,
-    "mountain-car": mountain_car,
-    "reacher-2link": reacher_2link,
-    "quadrotor-obstacles": quadrotor_obstacles,
-    "diffdrive-costmap": diffdrive_costmap,
-    "racecar": racecar,
-}
+_T_co = TypeVar("_T_co", bound=Task, covariant=True)
 
 
-TASKS: dict[str, Callable[[], Task]] = {
-    **ANALYTIC_TASKS,
-    "InvertedPendulum-v5": gym_mujoco.inverted_pendulum,
-    "InvertedDoublePendulum-v5": gym_mujoco.inverted_double_pendulum,
-    "Reacher-v5": gym_mujoco.reacher,
-    "Pusher-v5": gym_mujoco.pusher,
-    "Swimmer-v5": gym_mujoco.swimmer,
-    "HalfCheetah-v5": gym_mujoco.half_cheetah,
-    "Hopper-v5": gym_mujoco.hopper,
-    "Walker2d-v5": gym_mujoco.walker2d,
-    "Ant-v5": gym_mujoco.ant,
-    "Humanoid-v5": gym_mujoco.humanoid,
-    "HumanoidStandup-v5": gym_mujoco.humanoid_standup,
-    "FetchPickAndPlace-v4": robotics.fetch_pick_and_place,
-    "FetchPickAndPlaceDense-v4": robotics.fetch_pick_and_place_dense,
-    "dm_control/acrobot-swingup-v0": acrobot.swingup,
-    "dm_control/acrobot-swingup_sparse-v0": acrobot.swingup_sparse,
-    "dm_control/ball_in_cup-catch-v0": ball_in_cup.catch,
-    "dm_control/cartpole-balance-v0": cartpole.balance,
-    "dm_control/cartpole-balance_sparse-v0": cartpole.balance_sparse,
-    "dm_control/cartpole-swingup-v0": cartpole.swingup,
-    "dm_control/cartpole-swingup_sparse-v0": cartpole.swingup_sparse,
-    "dm_control/cartpole-two_poles-v0": cartpole.two_poles,
-    "dm_control/cheetah-run-v0": cheetah.run,
-    "dm_control/finger-spin-v0": finger.spin,
-    "dm_control/finger-turn_easy-v0": finger.turn_easy,
-    "dm_control/finger-turn_hard-v0": finger.turn_hard,
-    "dm_control/fish-upright-v0": fish.upright,
-    "dm_control/fish-swim-v0": fish.swim,
-    "dm_control/hopper-stand-v0": hopper.stand,
-    "dm_control/hopper-hop-v0": hopper.hop,
-    "dm_control/humanoid-stand-v0": humanoid.stand,
-    "dm_control/humanoid-walk-v0": humanoid.walk,
-    "dm_control/humanoid-run-v0": humanoid.run,
-    "dm_control/manipulator-bring_ball-v0": manipulator.bring_ball,
-    "dm_control/pendulum-swingup-v0": pendulum.swingup,
-    "dm_control/point_mass-easy-v0": point_mass.easy,
-    "dm_control/point_mass-hard-v0": point_mass.hard,
-    "dm_control/quadruped-walk-v0": quadruped.walk,
-    "dm_control/quadruped-run-v0": quadruped.run,
-    "dm_control/reacher-easy-v0": reacher.easy,
-    "dm_control/reacher-hard-v0": reacher.hard,
-    "dm_control/swimmer-swimmer6-v0": swimmer.swimmer6,
-    "dm_control/swimmer-swimmer15-v0": swimmer.swimmer15,
-    "dm_control/walker-stand-v0": walker.stand,
-    "dm_control/walker-walk-v0": walker.walk,
-    "dm_control/walker-run-v0": walker.run,
+class Builders(Mapping[str, Callable[[], _T_co]]):
+    """Functions that build tasks, by name; the module of one is imported when it is asked for.
+
+    Parameters
+    ----------
+    homes : dict
+        By name of the task "module:function", the module one of this package.
+    """
+
+    def __init__(self, homes: dict[str, str]) -> None:
+        self._homes = homes
+
+    def __getitem__(self, name: str) -> Callable[[], _T_co]:
+        module, _, function = self._homes[name].partition(":")
+        builder: Callable[[], _T_co] = getattr(importlib.import_module(f"mpcrl.tasks.{module}"), function)
+        return builder
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+
+_ANALYTIC = {
+    "lqr": "lqr:lqr",
+    "pendulum-swingup": "pendulum:pendulum_swingup",
+    "cartpole-swingup": "cartpole:cartpole_swingup",
+    "acrobot-swingup": "acrobot:acrobot_swingup",
+    "cart-double-pendulum": "cart_double_pendulum:cart_double_pendulum",
+    "mountain-car": "mountain_car:mountain_car",
+    "reacher-2link": "reacher:reacher_2link",
+    "quadrotor-obstacles": "quadrotor:quadrotor_obstacles",
+    "diffdrive-costmap": "diffdrive:diffdrive_costmap",
+    "racecar": "racecar:racecar",
 }
+
+_ALL = {
+    **_ANALYTIC,
+    "InvertedPendulum-v5": "gym_mujoco:inverted_pendulum",
+    "InvertedDoublePendulum-v5": "gym_mujoco:inverted_double_pendulum",
+    "Reacher-v5": "gym_mujoco:reacher",
+    "Pusher-v5": "gym_mujoco:pusher",
+    "Swimmer-v5": "gym_mujoco:swimmer",
+    "HalfCheetah-v5": "gym_mujoco:half_cheetah",
+    "Hopper-v5": "gym_mujoco:hopper",
+    "Walker2d-v5": "gym_mujoco:walker2d",
+    "Ant-v5": "gym_mujoco:ant",
+    "Humanoid-v5": "gym_mujoco:humanoid",
+    "HumanoidStandup-v5": "gym_mujoco:humanoid_standup",
+    "FetchPickAndPlace-v4": "robotics:fetch_pick_and_place",
+    "FetchPickAndPlaceDense-v4": "robotics:fetch_pick_and_place_dense",
+    "dm_control/acrobot-swingup-v0": "dm_control.acrobot:swingup",
+    "dm_control/acrobot-swingup_sparse-v0": "dm_control.acrobot:swingup_sparse",
+    "dm_control/ball_in_cup-catch-v0": "dm_control.ball_in_cup:catch",
+    "dm_control/cartpole-balance-v0": "dm_control.cartpole:balance",
+    "dm_control/cartpole-balance_sparse-v0": "dm_control.cartpole:balance_sparse",
+    "dm_control/cartpole-swingup-v0": "dm_control.cartpole:swingup",
+    "dm_control/cartpole-swingup_sparse-v0": "dm_control.cartpole:swingup_sparse",
+    "dm_control/cartpole-two_poles-v0": "dm_control.cartpole:two_poles",
+    "dm_control/cheetah-run-v0": "dm_control.cheetah:run",
+    "dm_control/finger-spin-v0": "dm_control.finger:spin",
+    "dm_control/finger-turn_easy-v0": "dm_control.finger:turn_easy",
+    "dm_control/finger-turn_hard-v0": "dm_control.finger:turn_hard",
+    "dm_control/fish-upright-v0": "dm_control.fish:upright",
+    "dm_control/fish-swim-v0": "dm_control.fish:swim",
+    "dm_control/hopper-stand-v0": "dm_control.hopper:stand",
+    "dm_control/hopper-hop-v0": "dm_control.hopper:hop",
+    "dm_control/humanoid-stand-v0": "dm_control.humanoid:stand",
+    "dm_control/humanoid-walk-v0": "dm_control.humanoid:walk",
+    "dm_control/humanoid-run-v0": "dm_control.humanoid:run",
+    "dm_control/manipulator-bring_ball-v0": "dm_control.manipulator:bring_ball",
+    "dm_control/pendulum-swingup-v0": "dm_control.pendulum:swingup",
+    "dm_control/point_mass-easy-v0": "dm_control.point_mass:easy",
+    "dm_control/point_mass-hard-v0": "dm_control.point_mass:hard",
+    "dm_control/quadruped-walk-v0": "dm_control.quadruped:walk",
+    "dm_control/quadruped-run-v0": "dm_control.quadruped:run",
+    "dm_control/reacher-easy-v0": "dm_control.reacher:easy",
+    "dm_control/reacher-hard-v0": "dm_control.reacher:hard",
+    "dm_control/swimmer-swimmer6-v0": "dm_control.swimmer:swimmer6",
+    "dm_control/swimmer-swimmer15-v0": "dm_control.swimmer:swimmer15",
+    "dm_control/walker-stand-v0": "dm_control.walker:stand",
+    "dm_control/walker-walk-v0": "dm_control.walker:walk",
+    "dm_control/walker-run-v0": "dm_control.walker:run",
+}
+
+ANALYTIC_TASKS: Mapping[str, Callable[[], AnalyticTask]] = Builders(_ANALYTIC)
+TASKS: Mapping[str, Callable[[], Task]] = Builders(_ALL)
 
 
 def make_task(name: str) -> Task:
