@@ -203,6 +203,8 @@ def softmax_mean(costs, decisions, mean, action_weight, kind, temperature, refit
     """
     blocks, steps, nu = decisions.shape[0], decisions.shape[1], decisions.shape[2]
     resolved = resolve_temperature(costs, kind, temperature)
+    if not np.isfinite(resolved):  # costs of 1e300 make it so
+        return resolved, 0.0
     values = np.full((blocks, LANES), np.inf)
     flat = values.reshape(-1)
     for n in range(costs.size):
