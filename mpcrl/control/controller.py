@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import enum
 import math
+import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from mpcrl.control.plan import Plan, Stats, Status
+from mpcrl.control.realtime import Estimator, RealtimeController
 from mpcrl.core.checks import finite_vector, positive_integer, positive_number
-from mpcrl.core.errors import InvalidInput
+from mpcrl.core.errors import ConcurrentCall, InvalidInput
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.models import model_of
 from mpcrl.models.model import Model
@@ -23,80 +25,6 @@ from mpcrl.tasks.task import Task
 _HISTORY = 10_000
 _LEAST = 4  # samples below which an iteration is not worth its time
 _MARGIN = 0.9  # share of the time left that an iteration may be expected to take
-
-
-class Status(enum.Enum):
-    """How a control came about; the order is that of the fallbacks."""
-
-    PLANNED = "planned"  # fresh, or as old as `controls_per_plan` means it to be
-    SHIFTED = "shifted"  # no finite plan was found: the last one, moved on
-    SAFE = "safe"  # the last plan is over as well: the user's safe control
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """One answer of the controller.
-
-    Attributes
-    ----------
-    control : ndarray [nu]
-        To apply now: finite, within bounds and rates.
-    status : Status
-    age : float
-        Seconds since the state that the plan was made for; 0 for a fresh plan, inf for the safe control.
-    controls : ndarray [H, nu]
-        The whole plan.
-    cost : float
-        Of the cheapest trajectory seen; NaN where the plan is not fresh.
-    milliseconds : float
-        That planning took.
-    iterations, samples, failed : int
-        Completed iterations, trajectories simulated in them, and those that were not finite; 0 in a call that did not
-        plan.
-    effective_sample_size : float
-        Of the last iteration.
-    """
-
-    control: np.ndarray
-    status: Status
-    age: float
-    controls: np.ndarray
-    cost: float
-    milliseconds: float
-    iterations: int
-    samples: int
-    failed: int
-    effective_sample_size: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stats:
-    """The health of the plans since the last reset.
-
-    Attributes
-    ----------
-    plans : int
-    p50_ms, p99_ms, max_ms : float
-        Of planning, over the last 10,000 plans; NaN before the first.
-    effective_sample_size : float
-        Median over the same plans.
-    samples, failed_samples : int
-        Trajectories simulated, and those that were not finite.
-    fallbacks : int
-        Answers that were no fresh plan.
-    cost_terms : dict
-        Terms of the stage cost at the last state and control; one entry "cost" where the task's cost is one number.
-    """
-
-    plans: int
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-    effective_sample_size: float
-    samples: int
-    failed_samples: int
-    fallbacks: int
-    cost_terms: dict[str, float]
 
 
 class Controller:
@@ -149,7 +77,18 @@ class Controller:
             )
         self._controls_per_plan = controls_per_plan
         self._seconds_per_sample = 0.0
+        self._busy = threading.Lock()
         self.reset(seed)
+
+    @property
+    def horizon(self) -> int:
+        """H, control steps ahead."""
+        return self.planner.horizon
+
+    @property
+    def safe_control(self) -> np.ndarray:
+        """Given when there is no plan left [nu]."""
+        return self._safe.copy()
 
     def reset(self, seed: int | None = None) -> None:
         """Forget the last plan and all statistics, at the start of an episode; a `seed` replaces the last one."""
@@ -204,6 +143,7 @@ class Controller:
         budget_ms: float | None = None,
         elapsed: float | None = None,
         params: Any = None,
+        applied: np.ndarray | None = None,
     ) -> Plan:
         """Plan from a state, and say how it went.
 
@@ -214,19 +154,49 @@ class Controller:
         budget_ms : float, optional
             Time for planning: as many samples and iterations as fit; the best so far is returned.
         elapsed : float, optional
-            Seconds since the last call; one control period if not given.
+            Seconds since the last call, or the reset; one control period after a call, and none after a reset, if not
+            given.
         params : NamedTuple, optional
             The task's own if not given.
+        applied : ndarray [nu], optional
+            The control in force until the plan begins, from which its rates count; the last answer if not given.
+
+        Raises
+        ------
+        InvalidInput
+        ConcurrentCall
+            While another thread plans: the controller has one plan, and goes on with that.
         """
+        if not self._busy.acquire(blocking=False):
+            raise ConcurrentCall(
+                "this controller is planning in another thread; give each thread a controller of its own, or use "
+                "controller.realtime(), which plans in its own thread and never blocks"
+            )
+        try:
+            return self._plan(state, budget_ms, elapsed, params, applied)
+        finally:
+            self._busy.release()
+
+    def _plan(
+        self,
+        state: np.ndarray,
+        budget_ms: float | None,
+        elapsed: float | None,
+        params: Any,
+        applied: np.ndarray | None,
+    ) -> Plan:
         begin = time.perf_counter()
         deadline = np.inf if budget_ms is None else begin + 1e-3 * positive_number("budget_ms", budget_ms)
-        if self._controls is not None or self._steps or self._plans:
-            seconds = self.task.dt if elapsed is None else elapsed
-            if not (np.isfinite(seconds) and seconds >= 0):
-                raise InvalidInput(f"elapsed must be a finite number of seconds of at least 0, got {elapsed!r}")
-            self._steps += seconds / self.task.dt
-        params = self.task.params if params is None else params
+        if elapsed is None:
+            elapsed = self.task.dt if self._controls is not None or self._steps or self._plans else 0.0
+        if not (np.isfinite(elapsed) and elapsed >= 0):
+            raise InvalidInput(f"elapsed must be a finite number of seconds of at least 0, got {elapsed!r}")
+        if applied is not None:
+            applied = self.space.admit(finite_vector("applied", applied, self.task.nu), applied, 0.0)
         start = self._checked(state)
+        self._steps += elapsed / self.task.dt
+        self._applied = self._applied if applied is None else applied
+        params = self.task.params if params is None else params
         if self._to_come and start is not None and self._whole_steps_old() < self.planner.horizon:
             self._to_come -= 1
             return self._answer(start, params, Status.PLANNED, [], begin)
@@ -242,16 +212,49 @@ class Controller:
         self._effective.append(plan.effective_sample_size)
         return plan
 
+    def realtime(
+        self,
+        *,
+        hz: float | None = None,
+        deadline: float | None = None,
+        actuator_delay: float = 0.0,
+        on_miss: str = "shift",
+        stop_after: float | None = None,
+        lockstep: bool = False,
+        estimator: Estimator | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> RealtimeController:
+        """This controller in a planner thread that never blocks the caller; see `RealtimeController`.
+
+        Kernels are compiled or loaded first, and the controller is reset.
+        """
+        if self._controls_per_plan != 1:
+            raise InvalidInput(
+                f"controls_per_plan is {self._controls_per_plan}, but in real time hz says how often to plan: leave "
+                f"controls_per_plan away, and give hz={1 / (self._controls_per_plan * self.task.dt):g}"
+            )
+        return RealtimeController(
+            self,
+            hz=hz,
+            deadline=deadline,
+            actuator_delay=actuator_delay,
+            on_miss=on_miss,
+            stop_after=stop_after,
+            lockstep=lockstep,
+            estimator=estimator,
+            clock=clock,
+        )
+
     def stats(self) -> Stats:
         """Statistics since the last reset."""
-        times = np.array(self._times) if self._times else np.array([np.nan])
+        times = np.array(list(self._times)) if self._times else np.array([np.nan])
         terms = {} if self._last is None else self.model.terms(*self._last)
         return Stats(
             plans=self._plans,
             p50_ms=float(np.percentile(times, 50)),
             p99_ms=float(np.percentile(times, 99)),
             max_ms=float(times.max()),
-            effective_sample_size=float(np.median(self._effective)) if self._effective else np.nan,
+            effective_sample_size=float(np.median(list(self._effective))) if self._effective else np.nan,
             samples=self._samples,
             failed_samples=self._failed,
             fallbacks=self._fallbacks,
