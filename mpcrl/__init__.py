@@ -19,13 +19,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "Analytic": "mpcrl.models.analytic",
     "AnalyticTask": "mpcrl.tasks.task",
+    "Answer": "mpcrl.control.realtime",
     "Controller": "mpcrl.control.controller",
+    "Fault": "mpcrl.control.realtime",
     "MpcrlError": "mpcrl.core.errors",
     "MuJoCo": "mpcrl.models.mujoco",
     "MujocoTask": "mpcrl.tasks.mujoco_task",
-    "Plan": "mpcrl.control.controller",
-    "Stats": "mpcrl.control.controller",
-    "Status": "mpcrl.control.controller",
+    "Plan": "mpcrl.control.plan",
+    "RealtimeController": "mpcrl.control.realtime",
+    "Stats": "mpcrl.control.plan",
+    "Status": "mpcrl.control.plan",
     "Task": "mpcrl.tasks.task",
     "TaskEnv": "mpcrl.tasks.environment",
     "make_task": "mpcrl.tasks.registry",
@@ -41,11 +44,14 @@ _ROOMS = ("control", "core", "experiments", "models", "planners", "tasks")
 __all__ = [
     "Analytic",
     "AnalyticTask",
+    "Answer",
     "Controller",
+    "Fault",
     "MpcrlError",
     "MuJoCo",
     "MujocoTask",
     "Plan",
+    "RealtimeController",
     "Stats",
     "Status",
     "Task",
@@ -67,7 +73,9 @@ __all__ = [
 
 if _typing.TYPE_CHECKING:
     from mpcrl import control, core, experiments, models, planners, tasks
-    from mpcrl.control.controller import Controller, Plan, Stats, Status
+    from mpcrl.control.controller import Controller
+    from mpcrl.control.plan import Plan, Stats, Status
+    from mpcrl.control.realtime import Answer, Fault, RealtimeController
     from mpcrl.core.errors import MpcrlError
     from mpcrl.core.vecmath import sigmoid, smooth_abs, wrap_to_pi
     from mpcrl.experiments.run import run_task

@@ -22,6 +22,8 @@ from mpcrl.planners.planner import IterationInfo, Planner, Problem
 from mpcrl.planners.space import ControlSpace
 from mpcrl.tasks.task import Task
 
+__all__ = ["Controller", "Plan", "Stats", "Status"]
+
 _HISTORY = 10_000
 _LEAST = 4  # samples below which an iteration is not worth its time
 _MARGIN = 0.9  # share of the time left that an iteration may be expected to take

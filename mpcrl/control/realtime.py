@@ -25,7 +25,7 @@ import numpy as np
 
 from mpcrl.control.plan import Plan, Status
 from mpcrl.control.timeline import History, Piece, Timeline, acting, extended, serving
-from mpcrl.core.checks import finite_vector, positive_number
+from mpcrl.core.checks import positive_number
 from mpcrl.core.errors import ForkedProcess, InvalidInput
 from mpcrl.models.model import Model
 from mpcrl.planners.space import ControlSpace
@@ -69,8 +69,8 @@ class Answer(NamedTuple):
 
 
 Estimator = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-"""`estimate(measurement, control, elapsed) -> state`: the state [nx] at the time of a measurement, from the mean control
-[nu] that acted in the `elapsed` seconds since the measurement before (0 for the first)."""
+"""`estimate(measurement, control, elapsed) -> state`: the state [nx] at the time of a measurement, from the mean
+control [nu] that acted in the `elapsed` seconds since the measurement before (0 for the first)."""
 
 
 class _Planning(Protocol):
@@ -153,8 +153,8 @@ class RealtimeController:
 
     Notes
     -----
-    *Stopped* is a latch: the safe control, whatever the planner does, until `release`. It closes after `stop_after`, on a
-    miss with `on_miss="stop"`, by `stop`, and when the planner thread dies.
+    *Stopped* is a latch: the safe control, whatever the planner does, until `release`. It closes after `stop_after`, on
+    a miss with `on_miss="stop"`, by `stop`, and when the planner thread dies.
     """
 
     def __init__(
@@ -178,8 +178,8 @@ class RealtimeController:
         self._lead = math.ceil((self._deadline + self._delay) / dt - 1e-6)
         if self._lead >= controller.horizon:
             raise InvalidInput(
-                f"deadline and actuator_delay take {self._lead} control periods of {dt:g} s, but the planner looks only "
-                f"{controller.horizon} ahead; shorten them, or use a longer horizon"
+                f"deadline and actuator_delay take {self._lead} control periods of {dt:g} s, but the planner looks "
+                f"{controller.horizon} ahead only; shorten them, or use a longer horizon"
             )
         if on_miss not in _ON_MISS:
             raise InvalidInput(f"on_miss must be one of {', '.join(_ON_MISS)}, got {on_miss!r}")
@@ -230,8 +230,8 @@ class RealtimeController:
         stamp : float, optional
             When it was measured, s; now if not given.
         params : NamedTuple, optional
-            The task's, from this plan on. Its arrays are read until a later plan is there: hand over new ones instead of
-            writing into them.
+            The task's, from this plan on. Its arrays are read until a later plan is there: hand over new ones instead
+            of writing into them.
 
         Returns
         -------
@@ -381,7 +381,7 @@ class RealtimeController:
         """Status, control and age by the order of fallbacks."""
         at = now + self._delay
         piece = serving(self._timeline, at)
-        index = -1 if piece is None else piece.index(at)
+        index = -1 if piece is None else piece.step_at(at)
         if self._stopped or piece is None or index >= len(piece.controls):
             return self._without_plan(now)
         age = now - piece.stamp

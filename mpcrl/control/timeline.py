@@ -32,7 +32,7 @@ class Piece(NamedTuple):
     dt: float
     controls: np.ndarray
 
-    def index(self, at: float) -> int:
+    def step_at(self, at: float) -> int:
         """Of the control that holds at a time; H or more once the plan is over."""
         return int((at - self.begin + _EPSILON) / self.dt)
 
@@ -103,15 +103,15 @@ def acting(
         piece = serving(timeline, at)
         following = (each.begin for each in timeline if each.begin > at + _EPSILON)
         until, value = min(following, default=math.inf), otherwise
-        if piece is not None and piece.index(at) < len(piece.controls):
-            value = piece.controls[piece.index(at)]
-            until = min(until, piece.begin + (piece.index(at) + 1) * piece.dt)
+        if piece is not None and piece.step_at(at) < len(piece.controls):
+            value = piece.controls[piece.step_at(at)]
+            until = min(until, piece.begin + (piece.step_at(at) + 1) * piece.dt)
         moments.append(at)
         values.append(value)
         at = until
-    moments = np.minimum([*moments, end], end)
-    total = np.zeros((len(moments), otherwise.size))
-    np.cumsum(np.array(values) * np.diff(moments)[:, None], axis=0, out=total[1:])
+    spans = np.minimum([*moments, end], end)
+    total = np.zeros((len(spans), otherwise.size))
+    np.cumsum(np.array(values) * np.diff(spans)[:, None], axis=0, out=total[1:])
     edges = start + dt * np.arange(steps + 1)
-    means = np.stack([np.diff(np.interp(edges, moments, column)) for column in total.T], axis=1) / dt
+    means = np.stack([np.diff(np.interp(edges, spans, column)) for column in total.T], axis=1) / dt
     return means, values[-1]
