@@ -39,6 +39,8 @@ class Plan:
         plan.
     effective_sample_size : float
         Of the last iteration.
+    rejected : int
+        Trajectories of this plan that the validator did not take.
     """
 
     control: np.ndarray
@@ -51,6 +53,7 @@ class Plan:
     samples: int
     failed: int
     effective_sample_size: float
+    rejected: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,6 +80,8 @@ class _Planning(Protocol):
     model: Model
     space: ControlSpace
 
+    memory: int
+
     @property
     def horizon(self) -> int: ...
 
@@ -191,7 +193,7 @@ class RealtimeController:
         self._safe, self._nx = controller.safe_control, controller.model.nx
         # what the caller's thread writes
         self._history = History(controller.task.nu)
-        self._applied, self._now = controller.space.middle, -math.inf
+        self._applied, self._velocity, self._now = self._safe, np.zeros_like(self._safe), -math.inf
         self._stamp, self._measured = -math.inf, -math.inf
         self._due = -math.inf
         self._params: Any = None
@@ -199,9 +201,11 @@ class RealtimeController:
         self._safe_since: float | None = None
         self._armed = self._stopped = False
         self._mail: _Mail | None = None
+        self._waiting = -math.inf  # stamp of the oldest state that was posted since the planner was idle
         # what the planner writes
         self._timeline: Timeline = ()
         self._plan_faults = Fault.NONE
+        self._done = -math.inf  # stamp of the last state that was planned for, or given up
         self._begun: float | None = None  # where the last plan was to begin
         self._steps = 0.0  # control periods from the first stamp to there
         self.error: Exception | None = None
@@ -272,6 +276,8 @@ class RealtimeController:
         self._mail = mail
         if stamp >= self._due:
             self._due = stamp + _PERIOD_SLACK * self._period
+            if self._done >= self._waiting:
+                self._waiting = stamp
             self._wakeup.set()
         return True
 
@@ -293,13 +299,18 @@ class RealtimeController:
         now = self._clock() if now is None else _number("now", now)
         if not (self._now <= now < math.inf):
             faults |= Fault.CLOCK
-            now = self._now if self._now > -math.inf else self._clock()
+            now = max(self._now, self._stamp)  # it is at least as late as this
+            now = now if now > -math.inf else self._clock()
+        if self._done < self._waiting and now > self._waiting + self._deadline:
+            faults |= Fault.LATE
         if now - self._stamp > 1.5 * self._period:
             faults |= Fault.SILENT
         elapsed = now - self._now if self._now > -math.inf else self._dt
         self._now = now
         status, wanted, age = self._rung(now)
-        control = self.controller.space.admit(wanted, self._applied, elapsed)
+        control = self.controller.space.admit(wanted, self._applied, elapsed, self._velocity)
+        if elapsed > 0:
+            self._velocity = (control - self._applied) / elapsed
         self._applied = control
         self._history.add(now + self._delay, control)
         return Answer(control.copy(), status, age, faults)
@@ -320,7 +331,7 @@ class RealtimeController:
         if self._thread is not None and not self._thread.is_alive():
             raise InvalidInput(f"the planner thread is dead ({self.error!r}); make a new controller")
         self._history, self._timeline = History(self.controller.task.nu), ()
-        self._now = self._stamp = self._measured = self._due = -math.inf
+        self._now = self._stamp = self._measured = self._due = self._waiting = self._done = -math.inf
         self._armed, self._safe_since, self._stopped = False, None, False
 
     @property
@@ -416,23 +427,30 @@ class RealtimeController:
     def _attempt(self, mail: _Mail) -> None:
         """Plan for a state; on success the plan joins the timeline, and whatever goes wrong becomes a fault."""
         try:
-            self._plan_faults = self._plan(mail)
+            with np.errstate(over="ignore", invalid="ignore"):  # such samples are counted, and a fault says so
+                self._plan_faults = self._plan(mail)
         except Exception as error:  # noqa: BLE001 - the user's model may raise anything; the ladder takes over
             self.error, self._plan_faults = error, Fault.MODEL
+        self._done = mail.stamp
 
     def _plan(self, mail: _Mail) -> Fault:
         controller, begin = self.controller, mail.stamp + self._lead * self._dt
         params = controller.task.params if mail.params is None else mail.params
         timeline = () if self._stopped else self._timeline
-        frozen, last = acting(self._history, timeline, self._safe, mail.stamp, self._dt, self._lead)
+        memory = controller.memory
+        frozen, last = acting(
+            self._history, timeline, self._safe, mail.stamp - memory * self._dt, self._dt, memory + self._lead
+        )
         elapsed = self._lead * self._dt if self._begun is None else max(0.0, begin - self._begun)
         t = round(self._steps + elapsed / self._dt) - self._lead
-        predicted = controller.model.rollout(mail.state, frozen[None], t, params)[0, -1]
+        predicted = controller.model.rollout(mail.state, frozen[None, memory:], t, params)[0, -1]
         left = None if self._thread is None else 1e3 * (mail.stamp + self._deadline - self._clock())
         if left is not None and left <= 0:
             return Fault.LATE
+        applied = frozen[-memory:]
+        applied[-1] = last
         self._begun, self._steps = begin, self._steps + elapsed / self._dt
-        plan = controller.plan(predicted, budget_ms=left, elapsed=elapsed, params=params, applied=last)
+        plan = controller.plan(predicted, budget_ms=left, elapsed=elapsed, params=params, applied=applied)
         self.last_plan = plan
         late = self._thread is not None and self._clock() > mail.stamp + self._deadline
         fault = Fault.LATE if late else Fault.NONE

@@ -96,6 +96,10 @@ class Candidates:
             self.mark_drawn()
         return self.controls
 
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """The sequences [A, H, nu] of the samples at `indices` as a new array, in float64."""
+        return self.blocks()[indices // LANES, :, :, indices % LANES].astype(np.float64)
+
     def rows(self) -> np.ndarray:
         """The sequences as a new array [N, H, nu]."""
         _, horizon, nu, _ = self.blocks().shape
