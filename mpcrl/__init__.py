@@ -30,9 +30,12 @@ _HOMES = {
     "Stats": "mpcrl.control.plan",
     "Status": "mpcrl.control.plan",
     "Task": "mpcrl.tasks.task",
+    "SavitzkyGolay": "mpcrl.control.filters",
     "TaskEnv": "mpcrl.tasks.environment",
+    "barrier": "mpcrl.tasks.constraints",
     "make_task": "mpcrl.tasks.registry",
     "mujoco_task": "mpcrl.tasks.mujoco_task",
+    "penalty": "mpcrl.tasks.constraints",
     "run_task": "mpcrl.experiments.run",
     "sigmoid": "mpcrl.core.vecmath",
     "smooth_abs": "mpcrl.core.vecmath",
@@ -52,16 +55,19 @@ __all__ = [
     "MujocoTask",
     "Plan",
     "RealtimeController",
+    "SavitzkyGolay",
     "Stats",
     "Status",
     "Task",
     "TaskEnv",
+    "barrier",
     "control",
     "core",
     "experiments",
     "make_task",
     "models",
     "mujoco_task",
+    "penalty",
     "planners",
     "run_task",
     "sigmoid",
@@ -74,6 +80,7 @@ __all__ = [
 if _typing.TYPE_CHECKING:
     from mpcrl import control, core, experiments, models, planners, tasks
     from mpcrl.control.controller import Controller
+    from mpcrl.control.filters import SavitzkyGolay
     from mpcrl.control.plan import Plan, Stats, Status
     from mpcrl.control.realtime import Answer, Fault, RealtimeController
     from mpcrl.core.errors import MpcrlError
@@ -81,6 +88,7 @@ if _typing.TYPE_CHECKING:
     from mpcrl.experiments.run import run_task
     from mpcrl.models.analytic import Analytic
     from mpcrl.models.mujoco import MuJoCo
+    from mpcrl.tasks.constraints import barrier, penalty
     from mpcrl.tasks.environment import TaskEnv
     from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
     from mpcrl.tasks.registry import make_task

@@ -290,7 +290,7 @@ def drive(case: Case, planner: str, seed: int = 0) -> list[Answer]:
     """A healthy run, the fault until the controller has stopped or stays well, the end of the fault; its answers."""
     rig = Rig(planner, seed, case.threaded)
     try:
-        healthy = (lambda a: a.status is PLANNED and not a.faults)  # noqa: E731
+        healthy = lambda a: a.status is PLANNED and not a.faults  # noqa: E731
         rig.until(healthy, 200 if case.threaded else 3)
         signatures = list(rig.model._kernels.costs.signatures)  # type: ignore[attr-defined]
         case.provoke(rig)

@@ -336,7 +336,7 @@ class Controller:
     def _taken(
         self, planned: np.ndarray, infos: list[IterationInfo], problem: Problem
     ) -> tuple[np.ndarray | None, int]:
-        """The planned controls [H, nu] after all filters, or the next best ones; None where the validator wants none."""
+        """The planned controls [H, nu] after all filters, or the next best; None where the validator takes none."""
         controls = self._filtered(planned)
         if self._validator is None:
             return controls, 0

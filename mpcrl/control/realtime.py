@@ -407,7 +407,7 @@ class RealtimeController:
     def _without_plan(self, now: float) -> tuple[Status, np.ndarray, float]:
         if self._armed and not self._stopped:
             self._safe_since = now if self._safe_since is None else self._safe_since
-            self._stopped = now - self._safe_since >= self._stop_after
+            self._stopped = now - self._safe_since >= self._stop_after - 1e-9
         return Status.STOPPED if self._stopped else Status.SAFE, self._safe, math.inf
 
     # ---- the planner's side --------------------------------------------------------------------------------------

@@ -98,6 +98,9 @@ def acting(
     end = start + steps * dt
     times, controls = history.since(start)
     moments, values = list(np.maximum(times, start)), list(controls)
+    if moments and moments[0] > start:  # before the first answer
+        moments.insert(0, start)
+        values.insert(0, otherwise)
     at = max(start, moments[-1]) if moments else start
     while at < end - _EPSILON:
         piece = serving(timeline, at)
