@@ -1,7 +1,7 @@
 """Terms of a stage cost that keep a trajectory out of where it must not be.
 
-A constraint is a number g(x, u) that must not be above 0. As terms of a cost that returns a NamedTuple, `stats()` reports
-each by its name.
+A constraint is a number g(x, u) that must not be above 0. As terms of a cost that returns a NamedTuple, `stats()`
+reports each by its name.
 """
 
 from __future__ import annotations
