@@ -67,7 +67,7 @@ class SpoilableModel(Analytic):
         return self.spoil(super().costs(*arguments))
 
     @property
-    def local(self) -> Any:  # type: ignore[override]
+    def local(self) -> Any:
         return self
 
     def expand(self, *arguments: Any) -> Any:
@@ -292,7 +292,7 @@ def drive(case: Case, planner: str, seed: int = 0) -> list[Answer]:
     try:
         healthy = lambda a: a.status is PLANNED and not a.faults  # noqa: E731
         rig.until(healthy, 200 if case.threaded else 3)
-        signatures = list(rig.model._kernels.costs.signatures)  # type: ignore[attr-defined]
+        signatures = list(rig.model._kernels.costs.signatures)
         case.provoke(rig)
         if case.threaded:
             rig.until(lambda a: a.status in (case.status, SAFE_, STOPPED) and case.flags in a.faults, 200)
@@ -314,7 +314,7 @@ def drive(case: Case, planner: str, seed: int = 0) -> list[Answer]:
             rig.until(lambda a: a.status is STOPPED, 3) if rig.realtime.stopped else None
             rig.realtime.release()
         rig.until(healthy, 200 if case.threaded else 4)
-        assert rig.model._kernels.costs.signatures == signatures  # type: ignore[attr-defined]
+        assert rig.model._kernels.costs.signatures == signatures
         return rig.answers
     finally:
         rig.close()

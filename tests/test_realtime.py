@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,13 +21,21 @@ from mpcrl.control.controller import Controller
 from mpcrl.control.filters import SavitzkyGolay
 from mpcrl.control.plan import Status
 from mpcrl.control.realtime import Fault
-from mpcrl.control.timeline import History, Piece, acting, extended, serving
+from mpcrl.control.timeline import History, Piece, Timeline, acting, extended, serving
+from mpcrl.core.candidates import Candidates
 from mpcrl.core.errors import ConcurrentCall, InvalidInput
+from mpcrl.core.threads import ThreadBudget
 from mpcrl.models.analytic import Analytic
 from mpcrl.planners import PLANNERS, presets
+from mpcrl.tasks.constraints import barrier, penalty
 from tests.faults import CASES, DEADLINE, DT, HIGH, HORIZON, LOW, SAFE, TASK, Rig, SpoilableModel, drive, step
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class Terms(NamedTuple):
+    border: float
+    limit: float
 
 
 def controller(planner=None, **options):
@@ -51,7 +61,8 @@ def piece(begin, controls, stamp=0.0, dt=1.0):
 )
 @settings(max_examples=60, deadline=None)
 def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, start):
-    history, timeline, at, given = History(1), (), 0.0, []
+    history, at, given = History(1), 0.0, []
+    timeline: Timeline = ()
     for gap, value in answers:
         at += gap
         history.add(at, np.array([value]))
@@ -66,8 +77,9 @@ def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, star
             before = [value for time, value in given if time <= moment]
             return before[-1] if before else 0.5
         found = serving(timeline, moment)
-        over = found is None or found.step_at(moment) >= len(found.controls)
-        return 0.5 if over else float(found.controls[found.step_at(moment), 0])
+        if found is None or found.step_at(moment) >= len(found.controls):
+            return 0.5
+        return float(found.controls[found.step_at(moment), 0])
 
     means, last = acting(history, timeline, np.array([0.5]), start, 1.0, 3)
     grid = start + (np.arange(3000) + 0.5) / 1000
@@ -98,7 +110,8 @@ def test_the_plan_starts_where_the_robot_will_be():
     """With delay and computing time, the state that was planned from is met when the plan begins."""
     realtime = lockstep(actuator_delay=1.5 * DT)
     assert realtime._lead == 3
-    x, line, predicted = np.array([0.0, 0.5]), [SAFE] * 3, {}
+    x, line = np.array([0.0, 0.5]), [SAFE] * 3
+    predicted: dict[int, np.ndarray] = {}
     plan = realtime.controller.plan
 
     def spied(state, **options):
@@ -187,7 +200,7 @@ def test_the_thread_gives_what_lockstep_gives_where_nothing_is_late():
 
 def test_params_change_between_plans():
     realtime = lockstep()
-    ends = []
+    ends: list[float] = []
     for goal in (1.0, -1.0):
         for tick in range(5):
             realtime.submit(np.zeros(2), len(ends) + tick * DT, TASK.params._replace(goal=goal) if not tick else None)
@@ -521,8 +534,26 @@ def test_the_validator_gets_the_next_best_before_the_fallback():
     assert plan.status is Status.SHIFTED and plan.rejected == 9 and np.array_equal(plan.control, before[1])
 
 
+def test_penalty_and_barrier_in_lanes():
+    def walls(x, u, t, p):
+        return Terms(penalty(x[0] - 0.5, 3.0), barrier(x[1] - 1.0, 0.1, 0.05))
+
+    model = Analytic(dataclasses.replace(TASK, name="walls", cost=walls), dtype=np.float64)
+    for position, speed in ((0.0, 0.0), (0.7, 0.5), (2.0, 0.96), (0.5, 1.5)):
+        state, room = np.array([position, speed]), 1 - speed
+        terms = model.terms(state, np.zeros(1), 0, TASK.params)
+        log = -0.1 * np.log(room) if room > 0.05 else 0.1 * (0.5 * ((room / 0.05 - 2) ** 2 - 1) - np.log(0.05))
+        assert terms == {"border": pytest.approx(3 * max(position - 0.5, 0) ** 2), "limit": pytest.approx(log)}
+        (total,) = model.costs(state, Candidates.from_rows(np.zeros((1, 1, 1))), 0, TASK.params, ThreadBudget(1))
+        assert total == pytest.approx(sum(terms.values()))
+    inside, outside = ((barrier(-0.05 + h, 1.0, 0.05) - barrier(-0.05, 1.0, 0.05)) / h for h in (-1e-7, 1e-7))
+    assert inside == pytest.approx(20, rel=1e-4) and outside == pytest.approx(20, rel=1e-4)
+
+
 def test_rollouts_that_are_not_finite_are_not_shown_to_the_validator():
-    shown = []
-    checked = controller(model=Analytic(TASK), validator=lambda *a: not shown.append(a))
-    checked.plan(np.zeros(2), params=TASK.params._replace(growth=np.nan))
-    assert not shown
+    def never(*trajectory: Any) -> bool:
+        raise AssertionError(trajectory)
+
+    checked = controller(model=Analytic(TASK), validator=never)
+    plan = checked.plan(np.zeros(2), params=TASK.params._replace(growth=np.nan))
+    assert plan.status is Status.SAFE and plan.failed == plan.samples
