@@ -6,6 +6,7 @@ whatever happens: finite, within bounds, and PLANNED only while the plan is as y
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,6 +79,10 @@ class SpoilableModel(Analytic):
         return states, controls, self.spoil(costs)
 
 
+_model = functools.cache(SpoilableModel)
+"""One for all rigs: making it takes longer than a run."""
+
+
 def planner_named(name: str) -> Planner:
     return PLANNERS[name](budget=32, horizon=HORIZON)
 
@@ -97,7 +102,8 @@ class Rig:
     answers: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.model = SpoilableModel()
+        self.model = _model()
+        self.model.spoil = lambda costs: costs
         self.controller = Controller(
             TASK, planner_named(self.planner), model=self.model, seed=self.seed, threads=1, safe_control=SAFE
         )
