@@ -22,7 +22,20 @@ def test_control_quality_meets_its_bars(study):
 @pytest.mark.acceptance
 @pytest.mark.parametrize(
     "study",
-    ["fuzz", "faults", "process", "jitter", "stalls", "delay", "threads", "idle", "memory", "smoothness", "nav2"],
+    [
+        "fuzz",
+        "faults",
+        "faults-in-time",
+        "process",
+        "jitter",
+        "stalls",
+        "delay",
+        "threads",
+        "idle",
+        "memory",
+        "smoothness",
+        "nav2",
+    ],
 )
 def test_real_time_meets_its_bars(study):
     """Wants a machine that does nothing else; see benchmarks/realtime.py."""
