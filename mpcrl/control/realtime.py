@@ -41,7 +41,7 @@ class Fault(enum.Flag):
     NONE = 0
     STATE = enum.auto()  # the last state was not finite, or the estimator failed; it was not planned for
     STAMP = enum.auto()  # the last state was not newer than the one before, from the future, or older than the deadline
-    SILENT = enum.auto()  # no state has come for longer than a planning period and a half
+    SILENT = enum.auto()  # the newest state is older than the deadline and a planning period and a half
     CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen
     LATE = enum.auto()  # the last plan was not ready by its deadline
     MODEL = enum.auto()  # the last plan found no finite trajectory, none that the validator takes, or raised an error
@@ -303,7 +303,7 @@ class RealtimeController:
             now = now if now > -math.inf else self._clock()
         if self._done < self._waiting and now > self._waiting + self._deadline:
             faults |= Fault.LATE
-        if now - self._stamp > 1.5 * self._period:
+        if now - self._stamp > self._deadline + 1.5 * self._period:
             faults |= Fault.SILENT
         elapsed = now - self._now if self._now > -math.inf else self._dt
         self._now = now
