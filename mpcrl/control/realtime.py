@@ -328,7 +328,7 @@ class RealtimeController:
             Where the planner thread is dead.
         """
         self._check_process()
-        if self._thread is not None and not self._thread.is_alive():
+        if Fault.THREAD in self._plan_faults:
             raise InvalidInput(f"the planner thread is dead ({self.error!r}); make a new controller")
         self._history, self._timeline = History(self.controller.task.nu), ()
         self._now = self._stamp = self._measured = self._due = self._waiting = self._done = -math.inf
