@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,7 +188,7 @@ def test_the_thread_gives_what_lockstep_gives_where_nothing_is_late():
     for threaded in (False, True):
         now = [0.0]
         planning = Controller(slow, presets.icem(budget=32, horizon=HORIZON), model=SpoilableModel(), threads=1)
-        with planning.realtime(lockstep=not threaded, clock=lambda now=now: now[0]) as realtime:
+        with planning.realtime(lockstep=not threaded, clock=partial(now.__getitem__, 0)) as realtime:
             controls = []
             for tick in range(10):
                 now[0] = tick * slow.dt
