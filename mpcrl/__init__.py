@@ -19,17 +19,23 @@ __version__ = "0.1.0"
 _HOMES = {
     "Analytic": "mpcrl.models.analytic",
     "AnalyticTask": "mpcrl.tasks.task",
+    "Answer": "mpcrl.control.realtime",
     "Controller": "mpcrl.control.controller",
+    "Fault": "mpcrl.control.realtime",
     "MpcrlError": "mpcrl.core.errors",
     "MuJoCo": "mpcrl.models.mujoco",
     "MujocoTask": "mpcrl.tasks.mujoco_task",
-    "Plan": "mpcrl.control.controller",
-    "Stats": "mpcrl.control.controller",
-    "Status": "mpcrl.control.controller",
+    "Plan": "mpcrl.control.plan",
+    "RealtimeController": "mpcrl.control.realtime",
+    "Stats": "mpcrl.control.plan",
+    "Status": "mpcrl.control.plan",
     "Task": "mpcrl.tasks.task",
+    "SavitzkyGolay": "mpcrl.control.filters",
     "TaskEnv": "mpcrl.tasks.environment",
+    "barrier": "mpcrl.tasks.constraints",
     "make_task": "mpcrl.tasks.registry",
     "mujoco_task": "mpcrl.tasks.mujoco_task",
+    "penalty": "mpcrl.tasks.constraints",
     "run_task": "mpcrl.experiments.run",
     "sigmoid": "mpcrl.core.vecmath",
     "smooth_abs": "mpcrl.core.vecmath",
@@ -41,21 +47,27 @@ _ROOMS = ("control", "core", "experiments", "models", "planners", "tasks")
 __all__ = [
     "Analytic",
     "AnalyticTask",
+    "Answer",
     "Controller",
+    "Fault",
     "MpcrlError",
     "MuJoCo",
     "MujocoTask",
     "Plan",
+    "RealtimeController",
+    "SavitzkyGolay",
     "Stats",
     "Status",
     "Task",
     "TaskEnv",
+    "barrier",
     "control",
     "core",
     "experiments",
     "make_task",
     "models",
     "mujoco_task",
+    "penalty",
     "planners",
     "run_task",
     "sigmoid",
@@ -67,12 +79,16 @@ __all__ = [
 
 if _typing.TYPE_CHECKING:
     from mpcrl import control, core, experiments, models, planners, tasks
-    from mpcrl.control.controller import Controller, Plan, Stats, Status
+    from mpcrl.control.controller import Controller
+    from mpcrl.control.filters import SavitzkyGolay
+    from mpcrl.control.plan import Plan, Stats, Status
+    from mpcrl.control.realtime import Answer, Fault, RealtimeController
     from mpcrl.core.errors import MpcrlError
     from mpcrl.core.vecmath import sigmoid, smooth_abs, wrap_to_pi
     from mpcrl.experiments.run import run_task
     from mpcrl.models.analytic import Analytic
     from mpcrl.models.mujoco import MuJoCo
+    from mpcrl.tasks.constraints import barrier, penalty
     from mpcrl.tasks.environment import TaskEnv
     from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
     from mpcrl.tasks.registry import make_task

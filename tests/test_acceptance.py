@@ -17,3 +17,27 @@ def test_control_quality_meets_its_bars(study):
     """Runs that were made before are not made again; see benchmarks/quality.py."""
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / "quality.py", study], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize(
+    "study",
+    [
+        "fuzz",
+        "faults",
+        "faults-in-time",
+        "process",
+        "jitter",
+        "stalls",
+        "delay",
+        "threads",
+        "idle",
+        "memory",
+        "smoothness",
+        "nav2",
+    ],
+)
+def test_real_time_meets_its_bars(study):
+    """Wants a machine that does nothing else; see benchmarks/realtime.py."""
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "realtime.py", study], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpcrl.control.controller import Controller, Status
+from mpcrl.control.controller import Controller
+from mpcrl.control.plan import Status
 from mpcrl.core.errors import InvalidInput
 from mpcrl.planners import presets
 from mpcrl.tasks.registry import make_task

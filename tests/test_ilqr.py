@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 
-from mpcrl.control.controller import Controller, Status
+from mpcrl.control.controller import Controller
+from mpcrl.control.plan import Status
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.local import Policy
 from mpcrl.core.threads import ThreadBudget

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import enum
 import math
+import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from mpcrl.control.filters import SavitzkyGolay, Validator
+from mpcrl.control.plan import Plan, Stats, Status
+from mpcrl.control.realtime import Estimator, RealtimeController
 from mpcrl.core.checks import finite_vector, positive_integer, positive_number
-from mpcrl.core.errors import InvalidInput
+from mpcrl.core.errors import ConcurrentCall, InvalidInput
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.models import model_of
 from mpcrl.models.model import Model
@@ -20,83 +23,12 @@ from mpcrl.planners.planner import IterationInfo, Planner, Problem
 from mpcrl.planners.space import ControlSpace
 from mpcrl.tasks.task import Task
 
+__all__ = ["Controller", "Plan", "Stats", "Status"]
+
 _HISTORY = 10_000
 _LEAST = 4  # samples below which an iteration is not worth its time
 _MARGIN = 0.9  # share of the time left that an iteration may be expected to take
-
-
-class Status(enum.Enum):
-    """How a control came about; the order is that of the fallbacks."""
-
-    PLANNED = "planned"  # fresh, or as old as `controls_per_plan` means it to be
-    SHIFTED = "shifted"  # no finite plan was found: the last one, moved on
-    SAFE = "safe"  # the last plan is over as well: the user's safe control
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """One answer of the controller.
-
-    Attributes
-    ----------
-    control : ndarray [nu]
-        To apply now: finite, within bounds and rates.
-    status : Status
-    age : float
-        Seconds since the state that the plan was made for; 0 for a fresh plan, inf for the safe control.
-    controls : ndarray [H, nu]
-        The whole plan.
-    cost : float
-        Of the cheapest trajectory seen; NaN where the plan is not fresh.
-    milliseconds : float
-        That planning took.
-    iterations, samples, failed : int
-        Completed iterations, trajectories simulated in them, and those that were not finite; 0 in a call that did not
-        plan.
-    effective_sample_size : float
-        Of the last iteration.
-    """
-
-    control: np.ndarray
-    status: Status
-    age: float
-    controls: np.ndarray
-    cost: float
-    milliseconds: float
-    iterations: int
-    samples: int
-    failed: int
-    effective_sample_size: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stats:
-    """The health of the plans since the last reset.
-
-    Attributes
-    ----------
-    plans : int
-    p50_ms, p99_ms, max_ms : float
-        Of planning, over the last 10,000 plans; NaN before the first.
-    effective_sample_size : float
-        Median over the same plans.
-    samples, failed_samples : int
-        Trajectories simulated, and those that were not finite.
-    fallbacks : int
-        Answers that were no fresh plan.
-    cost_terms : dict
-        Terms of the stage cost at the last state and control; one entry "cost" where the task's cost is one number.
-    """
-
-    plans: int
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-    effective_sample_size: float
-    samples: int
-    failed_samples: int
-    fallbacks: int
-    cost_terms: dict[str, float]
+_NEXT_BEST = 8  # samples that are offered to a validator after the plan itself
 
 
 class Controller:
@@ -115,6 +47,13 @@ class Controller:
         Threads to plan with; all that this process may use if not given.
     rate_limit : float or ndarray [nu], optional
         Largest change of a control per second.
+    acceleration_limit : float or ndarray [nu], optional
+        Largest change of that rate per second. Plans are brought within it; the planner itself does not know of it.
+    smoothing : SavitzkyGolay, optional
+        Applied to plans, before the limits.
+    validator : callable, optional
+        `validator(states, controls) -> bool` says whether a predicted trajectory, states [H + 1, nx] under controls
+        [H, nu], may be used. If not, the cheapest samples are tried in order; if none is taken, there is no plan.
     safe_control : ndarray [nu], optional
         Given when there is no plan left; the middle of the bounds if not given.
     controls_per_plan : int
@@ -131,13 +70,22 @@ class Controller:
         seed: int = 0,
         threads: int | None = None,
         rate_limit: float | np.ndarray | None = None,
+        acceleration_limit: float | np.ndarray | None = None,
+        smoothing: SavitzkyGolay | None = None,
+        validator: Validator | None = None,
         safe_control: np.ndarray | None = None,
         controls_per_plan: int = 1,
     ) -> None:
         self.task, self.planner = task, planner
         self.model = model_of(task) if model is None else model
         self.threads = ThreadBudget.of(threads)
-        self.space = ControlSpace.of(task.control_low, task.control_high, task.dt, rate_limit, self.model.dtype)
+        self.space = ControlSpace.of(
+            task.control_low, task.control_high, task.dt, rate_limit, self.model.dtype, acceleration_limit
+        )
+        self.memory = max(2, smoothing.past if smoothing else 0)
+        """Control periods before a plan whose controls it depends on."""
+        self._smooth = smoothing.matrix(planner.horizon) if smoothing else None
+        self._validator = validator
         self._solver = planner.bind(self.space)
         safe = self.space.middle if safe_control is None else finite_vector("safe_control", safe_control, task.nu)
         if not ((safe >= self.space.low) & (safe <= self.space.high)).all():
@@ -149,7 +97,18 @@ class Controller:
             )
         self._controls_per_plan = controls_per_plan
         self._seconds_per_sample = 0.0
+        self._busy = threading.Lock()
         self.reset(seed)
+
+    @property
+    def horizon(self) -> int:
+        """H, control steps ahead."""
+        return self.planner.horizon
+
+    @property
+    def safe_control(self) -> np.ndarray:
+        """Given when there is no plan left [nu]."""
+        return self._safe.copy()
 
     def reset(self, seed: int | None = None) -> None:
         """Forget the last plan and all statistics, at the start of an episode; a `seed` replaces the last one."""
@@ -160,10 +119,10 @@ class Controller:
         self._state = self._solver.init()
         self._plans = 0
         self._steps = 0.0  # control steps since the reset
-        self._planned_at = 0.0
+        self._started_at = self._planned_at = 0.0  # the solver's last plan, and the last one that was taken
         self._to_come = 0  # calls that the last plan serves without a new one
         self._controls: np.ndarray | None = None
-        self._applied = self.space.middle
+        self._past = np.tile(self.space.middle, (self.memory, 1))  # controls of the last periods
         self._times: deque[float] = deque(maxlen=_HISTORY)
         self._effective: deque[float] = deque(maxlen=_HISTORY)
         self._samples = self._failed = self._fallbacks = 0
@@ -204,6 +163,7 @@ class Controller:
         budget_ms: float | None = None,
         elapsed: float | None = None,
         params: Any = None,
+        applied: np.ndarray | None = None,
     ) -> Plan:
         """Plan from a state, and say how it went.
 
@@ -214,44 +174,108 @@ class Controller:
         budget_ms : float, optional
             Time for planning: as many samples and iterations as fit; the best so far is returned.
         elapsed : float, optional
-            Seconds since the last call; one control period if not given.
+            Seconds since the last call, or the reset; one control period after a call, and none after a reset, if not
+            given.
         params : NamedTuple, optional
             The task's own if not given.
+        applied : ndarray [nu] or [n, nu], optional
+            The controls of the last n periods before the plan begins, which limits and smoothing count from; the last
+            answers if not given.
+
+        Raises
+        ------
+        InvalidInput
+        ConcurrentCall
+            While another thread plans: the controller has one plan, and goes on with that.
         """
+        if not self._busy.acquire(blocking=False):
+            raise ConcurrentCall(
+                "this controller is planning in another thread; give each thread a controller of its own, or use "
+                "controller.realtime(), which plans in its own thread and never blocks"
+            )
+        try:
+            return self._plan(state, budget_ms, elapsed, params, applied)
+        finally:
+            self._busy.release()
+
+    def _plan(
+        self,
+        state: np.ndarray,
+        budget_ms: float | None,
+        elapsed: float | None,
+        params: Any,
+        applied: np.ndarray | None,
+    ) -> Plan:
         begin = time.perf_counter()
         deadline = np.inf if budget_ms is None else begin + 1e-3 * positive_number("budget_ms", budget_ms)
-        if self._controls is not None or self._steps or self._plans:
-            seconds = self.task.dt if elapsed is None else elapsed
-            if not (np.isfinite(seconds) and seconds >= 0):
-                raise InvalidInput(f"elapsed must be a finite number of seconds of at least 0, got {elapsed!r}")
-            self._steps += seconds / self.task.dt
-        params = self.task.params if params is None else params
+        if elapsed is None:
+            elapsed = self.task.dt if self._controls is not None or self._steps or self._plans else 0.0
+        if not (np.isfinite(elapsed) and elapsed >= 0):
+            raise InvalidInput(f"elapsed must be a finite number of seconds of at least 0, got {elapsed!r}")
+        if applied is not None:
+            applied = self._remembered(applied)
         start = self._checked(state)
+        self._steps += elapsed / self.task.dt
+        self._past = self._past if applied is None else applied
+        params = self.task.params if params is None else params
         if self._to_come and start is not None and self._whole_steps_old() < self.planner.horizon:
             self._to_come -= 1
             return self._answer(start, params, Status.PLANNED, [], begin)
         infos: list[IterationInfo] = []
+        rejected, fresh = 0, False
         if start is not None:
             problem = Problem(self.model, start, round(self._steps), params, self.threads, self._seed, self._plans)
-            infos = self._improve(problem, deadline)
+            infos, fresh, rejected = self._improve(problem, deadline)
         self._plans += 1
-        fresh = _best_cost(infos) < np.inf
         self._to_come = self._controls_per_plan - 1 if fresh else 0
-        plan = self._answer(start, params, Status.PLANNED if fresh else Status.SHIFTED, infos, begin)
+        plan = self._answer(start, params, Status.PLANNED if fresh else Status.SHIFTED, infos, begin, rejected)
         self._times.append(plan.milliseconds)
         self._effective.append(plan.effective_sample_size)
         return plan
 
+    def realtime(
+        self,
+        *,
+        hz: float | None = None,
+        deadline: float | None = None,
+        actuator_delay: float = 0.0,
+        on_miss: str = "shift",
+        stop_after: float | None = None,
+        lockstep: bool = False,
+        estimator: Estimator | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> RealtimeController:
+        """This controller in a planner thread that never blocks the caller; see `RealtimeController`.
+
+        Kernels are compiled or loaded first, and the controller is reset.
+        """
+        if self._controls_per_plan != 1:
+            raise InvalidInput(
+                f"controls_per_plan is {self._controls_per_plan}, but in real time hz says how often to plan: leave "
+                f"controls_per_plan away, and give hz={1 / (self._controls_per_plan * self.task.dt):g}"
+            )
+        return RealtimeController(
+            self,
+            hz=hz,
+            deadline=deadline,
+            actuator_delay=actuator_delay,
+            on_miss=on_miss,
+            stop_after=stop_after,
+            lockstep=lockstep,
+            estimator=estimator,
+            clock=clock,
+        )
+
     def stats(self) -> Stats:
         """Statistics since the last reset."""
-        times = np.array(self._times) if self._times else np.array([np.nan])
+        times = np.array(list(self._times)) if self._times else np.array([np.nan])
         terms = {} if self._last is None else self.model.terms(*self._last)
         return Stats(
             plans=self._plans,
             p50_ms=float(np.percentile(times, 50)),
             p99_ms=float(np.percentile(times, 99)),
             max_ms=float(times.max()),
-            effective_sample_size=float(np.median(self._effective)) if self._effective else np.nan,
+            effective_sample_size=float(np.median(list(self._effective))) if self._effective else np.nan,
             samples=self._samples,
             failed_samples=self._failed,
             fallbacks=self._fallbacks,
@@ -269,10 +293,21 @@ class Controller:
             raise InvalidInput(f"state must be a vector of {self.model.nx} numbers, got the shape {vector.shape}")
         return vector if _finite(vector) else None
 
-    def _improve(self, problem: Problem, deadline: float) -> list[IterationInfo]:
-        """Run the planner's iterations while time lasts; keep its state if any sample was finite."""
+    def _remembered(self, applied: np.ndarray) -> np.ndarray:
+        """Controls before a plan, as many as are remembered: the oldest again where too few are given."""
+        rows = np.array(applied, np.float64, ndmin=2)
+        if rows.ndim != 2 or rows.shape[1] != self.task.nu or not len(rows) or not np.isfinite(rows).all():
+            raise InvalidInput(f"applied must be finite controls of {self.task.nu} numbers, got {applied!r}")
+        rows = np.clip(rows, self.space.low, self.space.high)[-self.memory :]
+        return np.concatenate([np.repeat(rows[:1], self.memory - len(rows), axis=0), rows])
+
+    def _improve(self, problem: Problem, deadline: float) -> tuple[list[IterationInfo], bool, int]:
+        """Run the planner's iterations while time lasts; keep its state if any sample was finite.
+
+        Also whether there is a new plan, and how many the validator refused.
+        """
         solver = self._solver
-        state = solver.start(self._state, self._steps - self._planned_at, self._applied)
+        state = solver.start(self._state, self._steps - self._started_at, self._past[-1])
         infos: list[IterationInfo] = []
         for _ in range(solver.iterations(state)):
             samples, begin = solver.samples(state), time.perf_counter()
@@ -290,17 +325,71 @@ class Controller:
             infos.append(info)
             if solver.settled(state):
                 break
-        if _best_cost(infos) < np.inf:
-            self._state, self._planned_at = solver.end(state), self._steps
-            self._controls = solver.controls(state)
-        return infos
+        if _best_cost(infos) == np.inf:
+            return infos, False, 0
+        self._state, self._started_at = solver.end(state), self._steps
+        taken, rejected = self._taken(solver.controls(state), infos, problem)
+        if taken is not None:
+            self._controls, self._planned_at = taken, self._steps
+        return infos, taken is not None, rejected
+
+    def _taken(
+        self, planned: np.ndarray, infos: list[IterationInfo], problem: Problem
+    ) -> tuple[np.ndarray | None, int]:
+        """The planned controls [H, nu] after all filters, or the next best; None where the validator takes none."""
+        controls = self._filtered(planned)
+        if self._validator is None:
+            return controls, 0
+        last, tried = infos[-1], 0
+        if self._valid(controls[None], problem) == 0:
+            return controls, 0
+        if last.candidates is None or last.costs is None:
+            return None, 1
+        order = np.argsort(last.costs, kind="stable")[:_NEXT_BEST]
+        others = [self._filtered(each) for each in last.candidates.at(order[np.isfinite(last.costs[order])])]
+        if not others:
+            return None, 1
+        tried = self._valid(np.array(others), problem)
+        return (others[tried] if tried < len(others) else None), 1 + tried
+
+    def _valid(self, controls: np.ndarray, problem: Problem) -> int:
+        """Index of the first of controls [A, H, nu] that the validator takes; A where it takes none."""
+        assert self._validator is not None
+        states = self.model.rollout(problem.state, controls, problem.t, problem.params)
+        for index, (path, sequence) in enumerate(zip(states, controls, strict=True)):
+            if np.isfinite(path).all() and self._validator(path, sequence):
+                return index
+        return len(controls)
+
+    def _filtered(self, controls: np.ndarray) -> np.ndarray:
+        """A plan [H, nu] made smooth, and brought within all limits again."""
+        if self._smooth is not None:
+            past = self._smooth.shape[1] - len(controls)
+            controls = self._smooth @ np.concatenate([self._past[len(self._past) - past :], controls])
+        elif self.space.acceleration is None:
+            return controls
+        limited, past = np.empty_like(controls), self._past
+        for t, control in enumerate(controls):
+            limited[t] = self._admitted(control, past)
+            past = np.stack([past[-1], limited[t]])
+        return limited
+
+    def _admitted(self, control: np.ndarray, past: np.ndarray) -> np.ndarray:
+        """The nearest control within all limits one period after those in `past`."""
+        return self.space.admit(control, past[-1], self.task.dt, (past[-1] - past[-2]) / self.task.dt)
 
     def _whole_steps_old(self) -> int:
         """Control steps of the last plan that are over."""
         return int(self._steps - self._planned_at + 1e-9)
 
     def _answer(
-        self, start: np.ndarray | None, params: Any, status: Status, infos: list[IterationInfo], begin: float
+        self,
+        start: np.ndarray | None,
+        params: Any,
+        status: Status,
+        infos: list[IterationInfo],
+        begin: float,
+        rejected: int = 0,
     ) -> Plan:
         """The control to apply by the order of fallbacks: fresh plan, last plan moved on, safe control."""
         steps_old = self._whole_steps_old()
@@ -308,10 +397,10 @@ class Controller:
             controls = self._controls[steps_old:]
         else:
             status, controls = Status.SAFE, np.tile(self._safe, (self.planner.horizon, 1))
-        control = self.space.admit(controls[0], self._applied, self.task.dt)
+        control = self._admitted(controls[0], self._past)
         if not _finite(control):
             status, control = Status.SAFE, self._safe.copy()
-        self._applied = control
+        self._past = np.concatenate([self._past[1:], control[None]])
         samples, failed = sum(i.samples for i in infos), sum(i.failed for i in infos)
         self._samples, self._failed = self._samples + samples, self._failed + failed
         self._fallbacks += status is not Status.PLANNED
@@ -329,6 +418,7 @@ class Controller:
             samples=samples,
             failed=failed,
             effective_sample_size=infos[-1].effective_sample_size if infos else 0.0,
+            rejected=rejected,
         )
 
 

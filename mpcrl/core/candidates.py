@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.random import LANES
+from mpcrl.core.threads import ThreadBudget
 
 
 class Recipe(NamedTuple):
@@ -89,9 +91,14 @@ class Candidates:
         """The sequences as [B, H, nu, LANES]."""
         if self.recipe is not None:
             assert self._draw is not None
-            self._draw(self.controls, self.decisions, *self.recipe)
+            with ThreadBudget(numba.get_num_threads()).kernels():
+                self._draw(self.controls, self.decisions, *self.recipe)
             self.mark_drawn()
         return self.controls
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """The sequences [A, H, nu] of the samples at `indices` as a new array, in float64."""
+        return self.blocks()[indices // LANES, :, :, indices % LANES].astype(np.float64)
 
     def rows(self) -> np.ndarray:
         """The sequences as a new array [N, H, nu]."""

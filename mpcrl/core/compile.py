@@ -15,6 +15,7 @@ import os
 import pathlib
 import stat
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable
@@ -36,6 +37,8 @@ _ONLY_PRANGE = {"prange": True} | dict.fromkeys(
     ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
 )
 """Parallel where a kernel says so: otherwise each small array expression would wake all threads."""
+
+_loading = threading.Lock()
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
@@ -176,6 +179,11 @@ def load_module(text: str, purpose: str) -> types.ModuleType:
     """
     digest = hashlib.sha256(f"{library_digest()}\0{text}".encode()).hexdigest()
     name = f"mpcrl_{purpose}_{digest[:20]}"
+    with _loading:  # another thread must not see a module half made
+        return _loaded(name, text, digest)
+
+
+def _loaded(name: str, text: str, digest: str) -> types.ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     module = types.ModuleType(name)

@@ -30,6 +30,10 @@ class ForkedProcess(MpcrlError, RuntimeError):
     """Parallel kernels cannot run in a process forked after they ran in its parent."""
 
 
+class ConcurrentCall(MpcrlError, RuntimeError):
+    """A controller was called while another thread's call to it was still at work."""
+
+
 def unknown_name(kind: str, got: str, known: Iterable[str]) -> UnknownName:
     """An error for a bad name that offers the nearest good ones."""
     names = sorted(known)

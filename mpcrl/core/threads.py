@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,17 @@ PARALLEL_PAYS = 1e-4
 
 _forked_after_kernels = False
 _kernels_ran = False
+
+_one_at_a_time = threading.RLock()
+"""Held around kernels on Numba's workqueue layer, which ends the process when two threads run kernels at once."""
+
+
+def _needs_turns() -> bool:
+    """Whether kernels of several threads must take turns; also before the first kernel, when nobody knows the layer."""
+    try:
+        return numba.threading_layer() == "workqueue"
+    except ValueError:
+        return True
 
 
 def _note_fork() -> None:
@@ -42,10 +54,10 @@ def available_threads() -> int:
 class _Kernels:
     """Numba's thread count, set and set back; plain methods because every plan enters it twice."""
 
-    __slots__ = ("before", "count")
+    __slots__ = ("before", "count", "turn")
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count, self.turn = count, False
 
     def __enter__(self) -> None:
         global _kernels_ran
@@ -55,6 +67,9 @@ class _Kernels:
                 "start worker processes with the 'spawn' or 'forkserver' method"
             )
         _kernels_ran = True
+        self.turn = _needs_turns()
+        if self.turn:
+            _one_at_a_time.acquire()
         self.before = numba.get_num_threads()
         if self.before != self.count:
             numba.set_num_threads(self.count)
@@ -62,6 +77,8 @@ class _Kernels:
     def __exit__(self, *error: object) -> None:
         if self.before != self.count:
             numba.set_num_threads(self.before)
+        if self.turn:
+            _one_at_a_time.release()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from mpcrl.control.controller import Controller, Plan, Status
+from mpcrl.control.controller import Controller
+from mpcrl.control.plan import Plan, Status
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.worlds import Signals, World
 

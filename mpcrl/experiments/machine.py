@@ -29,6 +29,7 @@ EXTRAS = {
     "cli": ("tyro", "rich"),
     "plots": ("matplotlib",),
     "video": ("imageio-ffmpeg", "pillow"),
+    "estimation": ("filterpy",),
     "parquet": ("pyarrow",),
     "tracking": ("tensorboard",),
     "dask": ("dask", "distributed"),

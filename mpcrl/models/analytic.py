@@ -91,14 +91,16 @@ class Analytic:
 
     def _coerced(self, params: Any) -> tuple[Any, ...]:
         """The values of params for the kernels; of a NamedTuple seen last time only arrays can have changed."""
-        if params is not self._seen[0]:
-            self._seen = params, lanes.coerce(params, self._fields, self.dtype)
+        seen, known = self._seen  # read once: other threads may plan with this model and other params
+        if params is not seen:
+            known = lanes.coerce(params, self._fields, self.dtype)
+            self._seen = params, known
         elif self._arrays:
-            values = list(self._seen[1])
+            values = list(known)
             for i in self._arrays:
                 values[i] = lanes.coerce_field(self._fields[i], params[i], self.dtype)
             return tuple(values)
-        return self._seen[1]
+        return known
 
     def _costs(self, state: np.ndarray, candidates: Candidates, t: int, values: tuple[Any, ...]) -> np.ndarray:
         """Costs under one set of coerced params; candidates not yet drawn are drawn by the same kernel."""
@@ -135,7 +137,7 @@ class Analytic:
         states = np.empty((candidates.controls.shape[0] * LANES, candidates.horizon + 1, self.task.nx))
         state = finite_vector("state", state, self.task.nx)
         values = lanes.coerce(self._sets_of(params)[0], self._fields, self.dtype)
-        with ThreadBudget.of(None).kernels():
+        with ThreadBudget.of(1 if len(states) == LANES else None).kernels():  # a block is one thread's work
             self._kernels.rollout(candidates.controls, state, t, states, *values)
         return states[: candidates.count]
 

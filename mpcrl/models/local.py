@@ -127,9 +127,11 @@ class LocalModel:
 
     def _coerced(self, params: Any) -> tuple[Any, ...]:
         """The values of params for the kernels; those of the last call where nothing can have changed since."""
-        if self._arrays or params is not self._seen[0]:
-            self._seen = params, lanes.coerce(params, self._fields, np.dtype(np.float64))
-        return self._seen[1]
+        seen, values = self._seen  # read once: other threads may plan with this model and other params
+        if self._arrays or params is not seen:
+            values = lanes.coerce(params, self._fields, np.dtype(np.float64))
+            self._seen = params, values
+        return values
 
 
 def _rows(blocks: np.ndarray) -> np.ndarray:

@@ -266,8 +266,8 @@ class ILQRSolver:
             states, controls, costs = local.follow(
                 policy, np.zeros(1), bounds, problem.state, problem.t, problem.params
             )
-            failed += int(np.isinf(costs[0]))
-            if costs[0] < state.cost:
+            failed += int(not np.isfinite(costs[0]))
+            if np.isfinite(costs[0]) and costs[0] < state.cost:
                 state = state._replace(controls=controls[0], states=states[0], cost=float(costs[0]))
         return state._replace(settled=not np.isfinite(state.cost)), len(policies), failed
 
@@ -301,6 +301,7 @@ class ILQRSolver:
         states, controls, costs = local.follow(
             policy, sizes, self._bounds_after(state.applied), problem.state, problem.t, problem.params
         )
+        costs = np.where(np.isfinite(costs), costs, np.inf)
         best, failed = int(costs.argmin()), int(np.isinf(costs).sum())
         if not costs[best] < state.cost:
             return _more_regular(state), failed

@@ -58,6 +58,10 @@ class IterationInfo(NamedTuple):
         Cheapest trajectory of the iteration.
     temperature : float
         In units of cost; NaN where the refit has none.
+    candidates : Candidates or None
+        What was simulated, in buffers that the next plan writes over; None where a planner does not sample.
+    costs : ndarray [N] or None
+        Of the candidates, +inf for failed ones.
     """
 
     samples: int
@@ -65,6 +69,8 @@ class IterationInfo(NamedTuple):
     effective_sample_size: float
     best_cost: float
     temperature: float = np.nan
+    candidates: Candidates | None = None
+    costs: np.ndarray | None = None
 
 
 class Solver(Protocol):

@@ -272,7 +272,14 @@ class Sampler:
         best, best_cost, least = state.best, state.best_cost, float(costs[winner])
         if least < best_cost:
             best, best_cost = self._sample(decisions, winner), least
-        info = IterationInfo(samples=costs.size, failed=failed, effective_sample_size=0.0, best_cost=least)
+        info = IterationInfo(
+            samples=costs.size,
+            failed=failed,
+            effective_sample_size=0.0,
+            best_cost=least,
+            candidates=candidates,
+            costs=costs,
+        )
         state = state._replace(best=best, best_cost=best_cost, iteration=state.iteration + 1)
         if least == np.inf:
             return state, info

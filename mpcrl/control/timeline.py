@@ -1,0 +1,120 @@
+"""Controls over time: what has been answered, what is planned, and so what the actuator does until a plan begins.
+
+Times are seconds on the caller's clock, and say when the *actuator* acts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+_EPSILON = 1e-9  # s; below it two times are one
+
+
+class Piece(NamedTuple):
+    """A plan with its place in time.
+
+    Attributes
+    ----------
+    stamp : float
+        Of the state that it was made for.
+    begin : float
+        When the actuator is to take its first control.
+    dt : float
+        How long each control holds.
+    controls : ndarray [H, nu]
+    """
+
+    stamp: float
+    begin: float
+    dt: float
+    controls: np.ndarray
+
+    def step_at(self, at: float) -> int:
+        """Of the control that holds at a time; H or more once the plan is over."""
+        return int((at - self.begin + _EPSILON) / self.dt)
+
+
+Timeline = tuple[Piece, ...]
+"""Plans in the order of their beginnings. Each serves until the next one begins. A tuple is replaced, never changed:
+who holds one needs no lock."""
+
+
+def serving(timeline: Timeline, at: float) -> Piece | None:
+    """The plan that serves at a time; None before the first begins."""
+    for piece in reversed(timeline):
+        if at >= piece.begin - _EPSILON:
+            return piece
+    return None
+
+
+def extended(timeline: Timeline, piece: Piece) -> Timeline:
+    """With a new plan, without those that it replaces whole and those that are over when its state was measured."""
+    before = [old for old in timeline if old.begin < piece.begin - _EPSILON]
+    first = 0
+    while first + 1 < len(before) and before[first + 1].begin <= piece.stamp:
+        first += 1
+    return (*before[first:], piece)
+
+
+class History:
+    """The last controls that were answered. One thread writes, others may read.
+
+    Parameters
+    ----------
+    nu : int
+    size : int
+        Answers that are kept: those of a few seconds.
+    """
+
+    def __init__(self, nu: int, size: int = 4096) -> None:
+        self._times, self._controls, self._count = np.full(size, -np.inf), np.zeros((size, nu)), 0
+
+    def add(self, at: float, control: np.ndarray) -> None:
+        """A control that the actuator takes at a time, no earlier than the last one."""
+        slot = self._count % len(self._times)
+        self._times[slot], self._controls[slot] = at, control
+        self._count += 1
+
+    def since(self, start: float) -> tuple[np.ndarray, np.ndarray]:
+        """Times [E] and controls [E, nu] in order, from the one that holds at `start` on."""
+        count = self._count
+        kept = np.arange(max(0, count - len(self._times) // 2), count) % len(self._times)  # half: who reads is slower
+        times = self._times[kept]
+        first = max(0, int(np.searchsorted(times, start, side="right")) - 1)
+        return times[first:], self._controls[kept[first:]]
+
+
+def acting(
+    history: History, timeline: Timeline, otherwise: np.ndarray, start: float, dt: float, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the actuator does from `start` on: the mean control [steps, nu] of each period, and the last control [nu].
+
+    First what has been answered, then what the plans will have answered, and `otherwise` where there is none. A mean is
+    exact for a system that is linear in its controls over a period.
+    """
+    end = start + steps * dt
+    times, controls = history.since(start)
+    moments, values = list(np.maximum(times, start)), list(controls)
+    if moments and moments[0] > start:  # before the first answer
+        moments.insert(0, start)
+        values.insert(0, otherwise)
+    at = max(start, moments[-1]) if moments else start
+    while at < end - _EPSILON:
+        piece = serving(timeline, at)
+        following = (each.begin for each in timeline if each.begin > at + _EPSILON)
+        until, value = min(following, default=math.inf), otherwise
+        if piece is not None and piece.step_at(at) < len(piece.controls):
+            value = piece.controls[piece.step_at(at)]
+            until = min(until, piece.begin + (piece.step_at(at) + 1) * piece.dt)
+        moments.append(at)
+        values.append(value)
+        at = until
+    spans = np.minimum([*moments, end], end)
+    total = np.zeros((len(spans), otherwise.size))
+    np.cumsum(np.array(values) * np.diff(spans)[:, None], axis=0, out=total[1:])
+    edges = start + dt * np.arange(steps + 1)
+    means = np.stack([np.diff(np.interp(edges, spans, column)) for column in total.T], axis=1) / dt
+    return means, values[-1]

@@ -1,0 +1,561 @@
+"""The real-time loop: plans placed in time, a caller who never waits, fallbacks in order, every fault of the list."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpcrl.control.controller import Controller
+from mpcrl.control.filters import SavitzkyGolay
+from mpcrl.control.plan import Status
+from mpcrl.control.realtime import Fault
+from mpcrl.control.timeline import History, Piece, Timeline, acting, extended, serving
+from mpcrl.core.candidates import Candidates
+from mpcrl.core.errors import ConcurrentCall, InvalidInput
+from mpcrl.core.threads import ThreadBudget
+from mpcrl.models.analytic import Analytic
+from mpcrl.planners import PLANNERS, presets
+from mpcrl.tasks.constraints import barrier, penalty
+from tests.faults import CASES, DEADLINE, DT, HIGH, HORIZON, LOW, SAFE, TASK, Rig, SpoilableModel, drive, step
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Terms(NamedTuple):
+    border: float
+    limit: float
+
+
+def controller(planner=None, **options):
+    planner = planner or presets.icem(budget=32, horizon=HORIZON)
+    return Controller(TASK, planner, threads=1, **{"model": SpoilableModel(), "safe_control": SAFE, **options})
+
+
+def lockstep(**options):
+    return controller().realtime(lockstep=True, deadline=DEADLINE, **options)
+
+
+# Plans in time.
+
+
+def piece(begin, controls, stamp=0.0, dt=1.0):
+    return Piece(stamp, begin, dt, np.array(controls, float)[:, None])
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 3), st.floats(-1, 1)), max_size=6),
+    st.lists(st.tuples(st.floats(0.1, 2), st.lists(st.floats(-1, 1), min_size=1, max_size=5)), max_size=3),
+    st.floats(-2, 8),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, start):
+    history, at, given = History(1), 0.0, []
+    timeline: Timeline = ()
+    for gap, value in answers:
+        at += gap
+        history.add(at, np.array([value]))
+        given.append((at, value))
+    begin = 0.0
+    for gap, values in plans:
+        begin += gap
+        timeline = extended(timeline, piece(begin, values, stamp=-1.0))
+
+    def holds(moment):
+        if answers and moment < max(at, start):
+            before = [value for time, value in given if time <= moment]
+            return before[-1] if before else 0.5
+        found = serving(timeline, moment)
+        if found is None or found.step_at(moment) >= len(found.controls):
+            return 0.5
+        return float(found.controls[found.step_at(moment), 0])
+
+    means, last = acting(history, timeline, np.array([0.5]), start, 1.0, 3)
+    grid = start + (np.arange(3000) + 0.5) / 1000
+    naive = np.array([holds(moment) for moment in grid]).reshape(3, 1000).mean(axis=1)
+    assert np.allclose(means[:, 0], naive, atol=0.02)
+    assert last[0] in {0.5, *(v for _, v in answers), *(v for _, values in plans for v in values)}
+
+
+def test_a_newer_plan_replaces_what_begins_later_and_keeps_what_comes_before():
+    old, middle, new = piece(1, [1, 1, 1]), piece(3, [2, 2]), piece(2, [3, 3, 3])
+    timeline = extended(extended(extended((), old), middle), new)
+    assert [each.begin for each in timeline] == [1, 2]
+    assert serving(timeline, 0.5) is None and serving(timeline, 1.9) is old and serving(timeline, 9.0) is new
+    later = piece(7, [4], stamp=5.0)
+    assert extended(timeline, later) == (new, later)  # `old` was over when the state was measured
+
+
+def test_the_history_outlives_its_size():
+    history = History(1, size=16)
+    for k in range(1000):
+        history.add(float(k), np.array([float(k)]))
+    times, controls = history.since(997.5)
+    assert times.tolist() == [997, 998, 999] == controls[:, 0].tolist()
+    assert len(history.since(0.0)[0]) == 8
+
+
+def test_the_plan_starts_where_the_robot_will_be():
+    """With delay and computing time, the state that was planned from is met when the plan begins."""
+    realtime = lockstep(actuator_delay=1.5 * DT)
+    assert realtime._lead == 3
+    x, line = np.array([0.0, 0.5]), [SAFE] * 3
+    predicted: dict[int, np.ndarray] = {}
+    plan = realtime.controller.plan
+
+    def spied(state, **options):
+        predicted[round(now / DT) + 3] = state
+        return plan(state, **options)
+
+    realtime.controller.plan = spied
+    for tick in range(40):
+        now = tick * DT
+        if tick in predicted:
+            assert np.allclose(predicted[tick], x, atol=2e-6)
+        realtime.submit(x, now)
+        for half in range(2):
+            line.append(realtime.control(now + half * DT / 2).control)
+        acted = (line.pop(0) + line.pop(0)) / 2  # linear in the control: the mean of both halves is exact
+        x = np.array(step(tuple(x), tuple(acted), TASK.params))
+    assert len(predicted) == 40
+
+
+def test_committed_controls_are_frozen():
+    realtime = lockstep(actuator_delay=2 * DT)
+    for tick in range(12):
+        realtime.submit(np.zeros(2), tick * DT, TASK.params._replace(goal=-1.0 if tick >= 10 else 1.0))
+        if tick == 10:
+            (before, *_), last = realtime._timeline, realtime._timeline[-1]
+            assert before.stamp == pytest.approx(7 * DT) and last.stamp == pytest.approx(10 * DT)
+            assert last.begin == pytest.approx(13 * DT)  # the new goal is for then
+        answer = realtime.control(tick * DT)
+        if tick >= 3:
+            assert answer.status is Status.PLANNED and answer.age == pytest.approx(DT)
+    assert not realtime.submit(np.zeros(2), 11 * DT)
+
+
+# The caller's side.
+
+
+def test_neither_call_waits_for_a_plan():
+    rig = Rig("icem", threaded=True)
+    rig.run(5)
+    entered = threading.Event()
+
+    def stall(costs):
+        entered.set()
+        time.sleep(0.4)
+        return costs
+
+    rig.model.spoil = stall
+    while not entered.wait(DT):
+        rig.realtime.submit(rig.x)
+    laps = []
+    for _ in range(50):
+        begin = time.perf_counter()
+        rig.realtime.submit(rig.x)
+        rig.realtime.control()
+        laps.append(time.perf_counter() - begin)
+    assert np.median(laps) < 1e-3 and sum(laps) < 0.3
+    rig.heal()
+    rig.close()
+
+
+def test_lockstep_gives_the_same_controls_for_the_same_submissions():
+    def controls():
+        rig = Rig("mppi", seed=3)
+        rig.run(30)
+        return np.array([answer.control for answer in rig.answers]).tobytes()
+
+    assert controls() == controls()
+
+
+def test_the_thread_gives_what_lockstep_gives_where_nothing_is_late():
+    slow = dataclasses.replace(TASK, dt=50.0)  # no plan is late, however busy the machine is
+    found = []
+    for threaded in (False, True):
+        now = [0.0]
+        planning = Controller(slow, presets.icem(budget=32, horizon=HORIZON), model=SpoilableModel(), threads=1)
+        with planning.realtime(lockstep=not threaded, clock=partial(now.__getitem__, 0)) as realtime:
+            controls = []
+            for tick in range(10):
+                now[0] = tick * slow.dt
+                realtime.submit(np.array([0.1 * tick, 0.0]))
+                while realtime._done < now[0]:
+                    time.sleep(1e-3)
+                controls += [realtime.control().control]
+            found.append(np.array(controls).tobytes())
+    assert found[0] == found[1]
+
+
+def test_params_change_between_plans():
+    realtime = lockstep()
+    ends: list[float] = []
+    for goal in (1.0, -1.0):
+        for tick in range(5):
+            realtime.submit(np.zeros(2), len(ends) + tick * DT, TASK.params._replace(goal=goal) if not tick else None)
+            answer = realtime.control(len(ends) + tick * DT)
+        ends.append(answer.control[0])
+    assert ends[1] < 0 < ends[0]
+
+
+def test_fallbacks_in_their_order_and_the_latch():
+    rig = Rig("icem")
+    realtime = rig.realtime
+    assert [rig.tick().status for _ in range(3)] == [Status.SAFE, Status.PLANNED, Status.PLANNED]
+    now, planned = rig.time, realtime._timeline[-1]
+    statuses, ages = [], []
+    for k in range(2 * HORIZON):
+        answer = realtime.control(now + k * DT)
+        statuses.append(answer.status)
+        ages.append(answer.age)
+        if answer.status in (Status.PLANNED, Status.SHIFTED):
+            assert np.array_equal(answer.control, planned.controls[planned.step_at(now + k * DT)])
+            assert answer.age == pytest.approx(now + k * DT - planned.stamp)
+    names = list(dict.fromkeys(statuses))
+    assert names == [Status.PLANNED, Status.SHIFTED, Status.SAFE, Status.STOPPED]
+    assert statuses.count(Status.SAFE) == 4  # stop_after
+    rig.time = now + 2 * HORIZON * DT
+    assert rig.run(5).status is Status.STOPPED and realtime.stopped
+    realtime.release()
+    rig.run(2)
+    assert rig.tick().status is Status.PLANNED and not rig.tick().faults
+    realtime.stop()
+    assert rig.tick().status is Status.STOPPED
+
+
+@pytest.mark.parametrize(("on_miss", "status"), [("safe", Status.SAFE), ("stop", Status.STOPPED)])
+def test_on_a_miss(on_miss, status):
+    realtime = lockstep(on_miss=on_miss)
+    for tick in range(5):
+        realtime.submit(np.zeros(2), tick * DT)
+        answer = realtime.control(tick * DT)
+    assert answer.status is Status.PLANNED
+    answer = realtime.control(8 * DT)
+    assert answer.status is status and np.array_equal(answer.control, SAFE) and Fault.SILENT in answer.faults
+    for tick in (9, 10):
+        realtime.submit(np.zeros(2), tick * DT)
+        answer = realtime.control(tick * DT)
+    assert answer.status is (Status.PLANNED if on_miss == "safe" else Status.STOPPED)
+
+
+def test_nothing_stops_before_the_first_plan():
+    realtime = lockstep()
+    assert {realtime.control(k * 1.0).status for k in range(100)} == {Status.SAFE}
+
+
+def test_a_dead_planner_thread_stops_for_good():
+    rig = Rig("icem", threaded=True)
+    rig.run(3)
+
+    def die(costs):
+        raise SystemExit
+
+    rig.model.spoil = die
+    rig.until(lambda a: a.status is Status.STOPPED and Fault.THREAD in a.faults, 100)
+    with pytest.raises(InvalidInput, match="thread is dead"):
+        rig.realtime.release()
+    rig.close()
+
+
+def test_limits_hold_between_answers():
+    limited = controller(rate_limit=20.0, acceleration_limit=800.0)
+    realtime = limited.realtime(lockstep=True, deadline=DEADLINE)
+    rng, answers = np.random.default_rng(0), [SAFE[0]]
+    for tick in range(60):
+        realtime.submit(rng.normal(size=2), tick * DT, TASK.params._replace(goal=rng.normal()))
+        answers += [realtime.control(tick * DT + part * DT / 4).control[0] for part in range(4)]
+    rates = np.diff(answers)[1:] / (DT / 4)
+    assert np.abs(rates).max() <= 20 * (1 + 1e-9)
+    assert np.abs(np.diff(rates)).max() / (DT / 4) <= 800 * (1 + 1e-6)
+    assert min(answers) >= LOW[0] and max(answers) <= HIGH[0] and np.ptp(answers) > 0.5
+
+
+def test_an_estimator_makes_states_of_measurements():
+    seen = []
+
+    def estimate(measurement, control, elapsed):
+        seen.append((measurement.copy(), control.copy(), elapsed))
+        if measurement[0] > 10:
+            raise RuntimeError("lost")
+        return np.array([measurement[0], 0.0])
+
+    realtime = lockstep(estimator=estimate)
+    for tick in range(6):
+        assert realtime.submit([0.1 * tick], tick * DT)
+        answer = realtime.control(tick * DT)
+    assert answer.status is Status.PLANNED
+    assert [elapsed for *_, elapsed in seen] == pytest.approx([0.0] + [DT] * 5)
+    assert np.array_equal(seen[3][1], realtime._history.since(2 * DT)[1][0])
+    assert not realtime.submit([20.0], 6 * DT)
+    assert Fault.STATE in realtime.control(6 * DT).faults and "lost" in str(realtime.error)
+
+
+def test_beside_asyncio():
+    async def robot():
+        with controller().realtime(deadline=DEADLINE) as realtime:
+            for _ in range(200):
+                realtime.submit(np.zeros(2))
+                await asyncio.sleep(DT / 2)
+                if realtime.control().status is Status.PLANNED:
+                    return True
+        return False
+
+    assert asyncio.run(robot())
+
+
+def test_in_a_spawned_process_it_works_and_in_a_forked_one_it_says_so():
+    code = """
+import multiprocessing as mp, os, sys
+import numpy as np
+from tests.faults import Rig
+from mpcrl.core.errors import ForkedProcess
+from mpcrl.control.plan import Status
+
+def child():
+    rig = Rig("icem", threaded=True)
+    rig.until(lambda a: a.status is Status.PLANNED, 200)
+    rig.close()
+
+if __name__ == "__main__":
+    process = mp.get_context("spawn").Process(target=child)
+    process.start(); process.join()
+    print("spawned", process.exitcode)
+    rig = Rig("icem", threaded=True)
+    rig.until(lambda a: a.status is Status.PLANNED, 200)
+    pid = os.fork()
+    if pid == 0:
+        refused = 0
+        for call in (lambda: rig.realtime.control(), lambda: rig.realtime.submit(rig.x), rig.realtime.release):
+            try:
+                call()
+            except ForkedProcess as error:
+                refused += "spawn" in str(error)
+        rig.close()  # must not wait for a thread that is not here
+        os._exit(10 + refused)
+    print("forked", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    print("parent", rig.until(lambda a: a.status is Status.PLANNED, 200).status.value)
+    rig.close()
+"""
+    script = ROOT / "build" / "spawned_and_forked.py"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.split() == ["spawned", "0", "forked", "13", "parent", "planned"], done.stderr
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
+def test_controllers_in_several_threads_give_what_they_give_alone(layer):
+    code = """
+import sys, threading
+import numpy as np
+from mpcrl.control.controller import Controller
+from mpcrl.planners import PLANNERS
+from mpcrl.models.analytic import Analytic
+from tests.faults import TASK, HORIZON
+import numba
+try:
+    with __import__("mpcrl.core.threads", fromlist=["x"]).ThreadBudget(1).kernels():
+        pass
+except ValueError:
+    sys.exit(77)
+
+names, shared = ["icem", "mppi", "ilqr", "kmppi", "cem", "dial", "smppi", "log_mppi"], Analytic(TASK)
+
+def run(index, out):
+    planner = PLANNERS[names[index]](budget=64, horizon=HORIZON)
+    c = Controller(TASK, planner, model=shared if index % 2 else None, seed=index, threads=1 + index % 2)
+    c.model._pace = 1.0
+    rng = np.random.default_rng(index)
+    acts = [c.act(rng.normal(size=2), TASK.params._replace(goal=rng.normal())) for _ in range(60)]
+    out[index] = np.array(acts).tobytes()
+
+alone, together = {}, {}
+for i in range(8):
+    run(i, alone)
+threads = [threading.Thread(target=run, args=(i, together)) for i in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]
+assert alone == together, [i for i in alone if alone[i] != together.get(i)]
+print(numba.threading_layer())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_THREADING_LAYER": layer}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    if done.returncode == 77:
+        pytest.skip(f"this system has no {layer}")
+    assert done.stdout.split() == [layer], done.stderr[-2000:]
+
+
+def test_a_second_thread_is_refused_and_told_why():
+    slow = controller()
+    entered, leave = threading.Event(), threading.Event()
+
+    def wait(costs):
+        entered.set()
+        leave.wait(10)
+        return costs
+
+    slow.model.spoil = wait
+    worker = threading.Thread(target=slow.act, args=(np.zeros(2),))
+    worker.start()
+    assert entered.wait(10)
+    with pytest.raises(ConcurrentCall, match="realtime"):
+        slow.act(np.zeros(2))
+    leave.set()
+    worker.join()
+    slow.act(np.zeros(2))
+
+
+def test_bad_options_are_refused():
+    for options, message in (
+        ({"hz": 0}, "hz"),
+        ({"deadline": -1.0}, "deadline"),
+        ({"actuator_delay": np.nan}, "actuator_delay"),
+        ({"actuator_delay": 1.0}, "longer horizon"),
+        ({"on_miss": "hope"}, "shift, safe, stop"),
+        ({"stop_after": 0.0}, "stop_after"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            controller().realtime(**options)
+    with pytest.raises(InvalidInput, match="hz=25"):
+        controller(controls_per_plan=2).realtime()
+
+
+# Every fault, for every planner.
+
+
+@pytest.mark.parametrize("planner", sorted(PLANNERS))
+@pytest.mark.parametrize("case", [case for case in CASES if not case.threaded], ids=lambda case: case.name)
+def test_fault(case, planner):
+    drive(case, planner)
+
+
+@pytest.mark.parametrize("planner", ["icem", "ilqr"])  # all planners: benchmarks/realtime.py faults
+@pytest.mark.parametrize("case", [case for case in CASES if case.threaded], ids=lambda case: case.name)
+def test_fault_in_real_time(case, planner):
+    drive(case, planner)
+
+
+def test_every_fault_stands_in_the_table():
+    table = (ROOT / "docs" / "realtime.md").read_text()
+    for case in CASES:
+        (row,) = [line for line in table.splitlines() if line.startswith(f"| {case.name} |")]
+        status, flags = (cell.strip() for cell in row.split("|")[2:4])
+        assert status.split()[0] == case.status.name
+        assert flags == "|".join(flag.name or "" for flag in case.flags) or (flags == "" and not case.flags)
+        assert ("InvalidInput" in row) == case.error
+
+
+# Filters.
+
+
+def test_savitzky_golay_smooths_over_the_seam():
+    from scipy.signal import savgol_filter
+
+    smoothing = SavitzkyGolay(window=7, order=2)
+    matrix = smoothing.matrix(HORIZON)
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=3 + HORIZON)
+    assert np.allclose(matrix @ whole, savgol_filter(whole, 7, 2, mode="interp")[3:])
+    line = np.linspace(0, 1, 3 + HORIZON)
+    assert np.allclose(matrix @ line, line[3:])
+    for bad in ({"window": 4}, {"window": 5, "order": 5}, {"window": 5, "order": -1}):
+        with pytest.raises(InvalidInput):
+            SavitzkyGolay(**bad)
+    with pytest.raises(InvalidInput, match="too long"):
+        controller(smoothing=SavitzkyGolay(window=2 * HORIZON + 3))
+
+
+def test_smooth_plans_vary_less():
+    variation = []
+    for smoothing in (None, SavitzkyGolay(window=7, order=2)):
+        rough = controller(presets.mppi(budget=64, horizon=HORIZON, temperature=0.01), smoothing=smoothing)
+        x, controls = np.zeros(2), []
+        for _ in range(60):
+            controls.append(rough.act(x))
+            x = np.array(step(tuple(x), tuple(controls[-1]), TASK.params))
+        variation.append(np.abs(np.diff(controls, axis=0)).sum())
+    assert variation[1] < 0.5 * variation[0]
+
+
+@given(
+    st.lists(st.floats(-5, 5), min_size=30, max_size=60),
+    st.floats(0.5, 50),
+    st.one_of(st.none(), st.floats(0.2, 20)),
+)
+@settings(max_examples=60, deadline=None)
+def test_acceleration_limits_hold_and_bounds_with_them(wanted, limit, rate):
+    space = Controller(TASK, presets.icem(), model=SpoilableModel(), threads=1).space
+    space = type(space).of(space.low, space.high, 0.1, rate, np.float64, limit)
+    applied, velocity = np.array([0.3]), np.zeros(1)
+    for value in wanted:
+        control = space.admit(np.array([value]), applied, 0.1, velocity)
+        assert (space.low <= control).all() and (control <= space.high).all()
+        new = (control - applied) / 0.1
+        assert np.abs(new - velocity).max() <= limit * 0.1 + 1e-9
+        assert rate is None or np.abs(new).max() <= rate + 1e-9
+        applied, velocity = control, new
+
+
+def test_the_validator_gets_the_next_best_before_the_fallback():
+    limit = {"speed": np.inf}
+
+    def slow_enough(states, controls):
+        assert states.shape == (HORIZON + 1, 2) and controls.shape == (HORIZON, 1)
+        return bool(np.abs(states[:, 1]).max() <= limit["speed"])
+
+    checked = controller(validator=slow_enough)
+    plan = checked.plan(np.array([0.0, 0.0]))
+    assert plan.status is Status.PLANNED and plan.rejected == 0
+    top = np.abs(checked.model.rollout(np.zeros(2), plan.controls[None], 0, TASK.params)[0, :, 1]).max()
+    checked.reset()
+    limit["speed"] = 0.999 * top
+    plan = checked.plan(np.array([0.0, 0.0]))
+    assert plan.status is Status.PLANNED and plan.rejected >= 1
+    assert np.abs(checked.model.rollout(np.zeros(2), plan.controls[None], 0, TASK.params)[0, :, 1]).max() <= 0.999 * top
+    before = plan.controls
+    limit["speed"] = -1.0
+    plan = checked.plan(np.array([0.0, 0.0]))
+    assert plan.status is Status.SHIFTED and plan.rejected == 9 and np.array_equal(plan.control, before[1])
+
+
+def test_penalty_and_barrier_in_lanes():
+    def walls(x, u, t, p):
+        return Terms(penalty(x[0] - 0.5, 3.0), barrier(x[1] - 1.0, 0.1, 0.05))
+
+    model = Analytic(dataclasses.replace(TASK, name="walls", cost=walls), dtype=np.float64)
+    for position, speed in ((0.0, 0.0), (0.7, 0.5), (2.0, 0.96), (0.5, 1.5)):
+        state, room = np.array([position, speed]), 1 - speed
+        terms = model.terms(state, np.zeros(1), 0, TASK.params)
+        log = -0.1 * np.log(room) if room > 0.05 else 0.1 * (0.5 * ((room / 0.05 - 2) ** 2 - 1) - np.log(0.05))
+        assert terms == {"border": pytest.approx(3 * max(position - 0.5, 0) ** 2), "limit": pytest.approx(log)}
+        (total,) = model.costs(state, Candidates.from_rows(np.zeros((1, 1, 1))), 0, TASK.params, ThreadBudget(1))
+        assert total == pytest.approx(sum(terms.values()))
+    inside, outside = ((barrier(-0.05 + h, 1.0, 0.05) - barrier(-0.05, 1.0, 0.05)) / h for h in (-1e-7, 1e-7))
+    assert inside == pytest.approx(20, rel=1e-4) and outside == pytest.approx(20, rel=1e-4)
+
+
+def test_rollouts_that_are_not_finite_are_not_shown_to_the_validator():
+    def never(*trajectory: Any) -> bool:
+        raise AssertionError(trajectory)
+
+    checked = controller(model=Analytic(TASK), validator=never)
+    plan = checked.plan(np.zeros(2), params=TASK.params._replace(growth=np.nan))
+    assert plan.status is Status.SAFE and plan.failed == plan.samples
