@@ -12,7 +12,7 @@ import pathlib
 import statistics
 from typing import Any
 
-from mpcrl.experiments.files import atomic
+from mpcrl.core.files import atomic
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARE = 0.97
