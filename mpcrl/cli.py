@@ -223,6 +223,22 @@ def warmup(
     return 0
 
 
+def monitor(
+    path: Annotated[Path, shown("PATH", "that a controller was given: Controller(..., telemetry=PATH)")],
+    /,
+    *,
+    once: Annotated[bool, shown("", "print one picture and end")] = False,
+    window: Annotated[float, shown("S", "seconds of plans that are counted; 5 by default")] = 5.0,
+    refresh: Annotated[float, shown("S", "seconds between two pictures; 0.25 by default")] = 0.25,
+) -> int:
+    """Show the plans of a controller in another process as they are made."""
+    from mpcrl.experiments import display
+    from mpcrl.experiments.monitor import monitor as watch
+
+    watch(display.consoles()[0], path, once=once, window=window, refresh=refresh)
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
     "compare": compare,
@@ -230,6 +246,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_names,
     "doctor": doctor,
     "warmup": warmup,
+    "monitor": monitor,
 }
 
 

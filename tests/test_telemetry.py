@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import mpcrl
+from mpcrl.cli import main
 from mpcrl.control.controller import Controller
 from mpcrl.control.plan import Plan, Status
 from mpcrl.control.telemetry import Counter, Telemetry, read_telemetry
@@ -20,6 +21,8 @@ from mpcrl.core.errors import BadTelemetry, InvalidInput
 from mpcrl.planners import presets
 from mpcrl.tasks.registry import make_task
 from tests.test_controller import broken, toy
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def plan(number: float, status: Status = Status.PLANNED) -> Plan:
@@ -87,9 +90,8 @@ while time.monotonic() < end:
     number += 1
 print(number)
 """
-    root = Path(__file__).parent.parent
     command = [sys.executable, "-c", code, str(tmp_path / "ring")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as writer:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == "go\n"
         telemetry, seen, newest = Telemetry.attach(tmp_path / "ring"), 0, -1.0
         while writer.poll() is None:
@@ -235,3 +237,42 @@ def test_mutated_files_give_typed_errors_or_whole_rows(tmp_path):
         except BadTelemetry:
             continue
         assert set(log.values[:, 5]) <= set(range(8)), "a damaged row was taken"
+
+
+# The live view in the terminal.
+
+
+def test_the_monitor_shows_a_controller_of_another_process(tmp_path, capsys):
+    code = """
+import sys, numpy, mpcrl
+task = mpcrl.make_task("cartpole-swingup")
+controller = mpcrl.Controller(task, mpcrl.planners.mppi(budget=16, horizon=5), threads=1, telemetry=sys.argv[1])
+controller.warmup()
+print("go", flush=True)
+for number in range(41):
+    controller.plan([numpy.nan if number == 20 else 0.0, 1.0, 0.0, 0.0])
+print("done", flush=True)
+sys.stdin.read()
+"""
+    path = tmp_path / "log"
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as robot:
+        assert robot.stdin is not None and robot.stdout is not None
+        assert robot.stdout.readline() == "go\n" and robot.stdout.readline() == "done\n"
+        assert main(["monitor", str(path), "--once", "--window", "60"]) == 0
+        robot.stdin.close()
+    shown = capsys.readouterr().out
+    for part in ("cartpole-swingup", "16 trajectories x 5 steps", "planned 40", "shifted 1", "p99", " Hz over "):
+        assert part in shown, shown
+    for part in ("16 per plan, 0 of 640 failed", "control force", "rail 0", f"process {robot.pid}"):
+        assert part in shown, shown
+
+
+def test_the_monitor_before_the_first_plan_and_of_what_is_no_telemetry(tmp_path, capsys):
+    toy(telemetry=tmp_path / "log")
+    assert main(["monitor", str(tmp_path / "log"), "--once"]) == 0
+    assert "no plan yet" in capsys.readouterr().out
+    (tmp_path / "log").write_text("hello")
+    for path in ("log", "nowhere"):
+        assert main(["monitor", str(tmp_path / path), "--once"]) == 2
+        assert "give the path of a controller's telemetry" in capsys.readouterr().err
