@@ -1,4 +1,4 @@
-"""What the log of plans costs (`python benchmarks/telemetry.py [RECORDS]`), with the numbers of a quadrotor's."""
+"""What the log of plans costs, with as many numbers as a quadrotor has: `python benchmarks/telemetry.py [RECORDS]`."""
 
 from __future__ import annotations
 

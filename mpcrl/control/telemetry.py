@@ -356,7 +356,7 @@ class Telemetry:
         first = max(count - kept, self.count(Counter.BEGAN) if episode else 0)
         numbers = np.arange(first + 1, count + 1)
         rows = self._rows[(numbers - 1) % self.capacity]
-        sums = [zlib.crc32(memoryview(row)[:-1]) for row in rows]
+        sums = [zlib.crc32(row[:-1].tobytes()) for row in rows]
         whole = (rows[:, 0] == numbers) & (rows[:, -1] == sums)
         return Log(self.description, self.columns, rows[whole, 1:-1])
 
@@ -366,7 +366,7 @@ class Telemetry:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1)).cast("B")
+    return array.reshape(-1).data.cast("B")
 
 
 def read_telemetry(path: str | os.PathLike[str]) -> Log:

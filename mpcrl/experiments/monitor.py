@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections import Counter as Tally
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mpcrl.control.plan import Status
-from mpcrl.control.telemetry import Counter, Telemetry
+from mpcrl.control.telemetry import STATUSES, Counter, Telemetry
 from mpcrl.core.checks import positive_number
 from mpcrl.experiments.display import columns
 
 _CONTROLS = 12  # that are shown
 _SILENT_S = 1.0  # without a plan, after which that is said
 _BAR = 24
+_MOST_RATE = 4  # plans per control period that are looked for: reading more takes time from the controller's machine
 _STYLES = {Status.PLANNED: "green", Status.SHIFTED: "yellow", Status.SAFE: "red", Status.STOPPED: "bold red"}
 
 
@@ -58,7 +59,7 @@ def picture(telemetry: Telemetry, window: float) -> RenderableType:
         f"  {about['planner']}, {about['budget']} trajectories x {about['horizon']} steps, ",
         f"control period {1e3 * about['dt']:g} ms, process {about['pid']}",
     )
-    log = telemetry.read()
+    log = telemetry.read(math.ceil(_MOST_RATE * window / about["dt"]))
     if not len(log):
         return Group(title, Text("no plan yet", style="yellow"))
     newest = log.values[-1]
@@ -74,8 +75,8 @@ def picture(telemetry: Telemetry, window: float) -> RenderableType:
         table.add_row("samples", f"{np.median(samples):.0f} per plan, {failed:.0f} of {samples.sum():.0f} failed")
         table.add_row("effective size", f"{effective:.1f}")
         table.add_row("cost", f"{log['cost'][tried][-1]:.5g}")
-    seen = Tally(status for status, is_recent in zip(log.statuses, recent, strict=True) if is_recent)
-    table.add_row(f"status, {window:g} s", _statuses(dict(seen)))
+    seen = np.bincount(log["status"][recent].astype(int), minlength=len(STATUSES))
+    table.add_row(f"status, {window:g} s", _statuses(dict(zip(STATUSES, seen.tolist(), strict=True))))
     table.add_row("since reset", _statuses(telemetry.status_counts()))
     answers = telemetry.status_counts(Counter.ANSWERS)
     if any(answers.values()):
