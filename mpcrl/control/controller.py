@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,7 @@ class Controller:
         self._to_come = 0  # calls that the last plan serves without a new one
         self._controls: np.ndarray | None = None
         self._past = np.tile(self.space.middle, (self.memory, 1))  # controls of the last periods
+        self._newest: IterationInfo | None = None
         self.telemetry.reset()
         self._last: tuple[np.ndarray, np.ndarray, int, Any] | None = None
 
@@ -234,10 +235,12 @@ class Controller:
             self._to_come -= 1
             return self._answer(start, params, Status.PLANNED, [], begin, planned=False)
         infos: list[IterationInfo] = []
+        self._newest = None
         rejected, fresh = 0, False
         if start is not None:
             problem = Problem(self.model, start, round(self._steps), params, self.threads, self._seed, self._plans)
             infos, fresh, rejected = self._improve(problem, deadline)
+            self._newest = infos[-1] if infos else None
         self._plans += 1
         self._to_come = self._controls_per_plan - 1 if fresh else 0
         return self._answer(start, params, Status.PLANNED if fresh else Status.SHIFTED, infos, begin, rejected)
@@ -274,6 +277,15 @@ class Controller:
             estimator=estimator,
             clock=clock,
         )
+
+    def cheapest(self, count: int) -> np.ndarray:
+        """The cheapest samples of the last plan's last iteration, to draw say: controls [A, H, nu] in their order.
+
+        A is at most `count`, and 0 where there is no finite sample, or the planner does not sample. For the thread that
+        plans: the next plan writes over what this one reads.
+        """
+        found = () if self._newest is None else _cheapest(self._newest, count)
+        return np.array(found) if len(found) else np.zeros((0, self.planner.horizon, self.task.nu))
 
     def stats(self) -> Stats:
         """Statistics since the last reset."""
@@ -354,10 +366,7 @@ class Controller:
         last, tried = infos[-1], 0
         if self._valid(controls[None], problem) == 0:
             return controls, 0
-        if last.candidates is None or last.costs is None:
-            return None, 1
-        order = np.argsort(last.costs, kind="stable")[:_NEXT_BEST]
-        others = [self._filtered(each) for each in last.candidates.at(order[np.isfinite(last.costs[order])])]
+        others = [self._filtered(each) for each in _cheapest(last, _NEXT_BEST)]
         if not others:
             return None, 1
         tried = self._valid(np.array(others), problem)
@@ -465,6 +474,14 @@ class Controller:
 def _best_cost(infos: list[IterationInfo]) -> float:
     """Of the cheapest trajectory; +inf where none was finite."""
     return min((info.best_cost for info in infos), default=np.inf)
+
+
+def _cheapest(info: IterationInfo, count: int) -> Sequence[np.ndarray]:
+    """Controls [H, nu] of the cheapest finite samples, at most so many, in their order."""
+    if info.candidates is None or info.costs is None:
+        return ()
+    order = np.argsort(info.costs, kind="stable")[:count]
+    return info.candidates.at(order[np.isfinite(info.costs[order])])
 
 
 def _finite(vector: np.ndarray) -> bool:

@@ -178,6 +178,11 @@ class MujocoWorld:
         self._bytes = b""
 
     @property
+    def env(self) -> Any:
+        """The environment."""
+        return self._env
+
+    @property
     def mj_model(self) -> Any:
         """The MjModel of this episode."""
         return self.task.mj_model(self._env)
