@@ -13,8 +13,8 @@ import pathlib
 import statistics
 from typing import Any
 
+from mpcrl.core.files import atomic
 from mpcrl.experiments.config import run_config
-from mpcrl.experiments.files import atomic
 from mpcrl.experiments.video import settle_rendering
 from mpcrl.tasks.registry import make_task
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from mpcrl.core.files import atomic
 from mpcrl.experiments.config import run_config
-from mpcrl.experiments.files import atomic
 from mpcrl.experiments.machine import processor, versions
 from mpcrl.experiments.run import run_task
 from mpcrl.experiments.suites import expanded, task_suites

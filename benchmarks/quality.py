@@ -20,8 +20,8 @@ import joblib
 import numpy as np
 
 from mpcrl.core.compile import library_digest
+from mpcrl.core.files import atomic
 from mpcrl.experiments.configure import planner_for
-from mpcrl.experiments.files import atomic
 from mpcrl.experiments.machine import processor
 from mpcrl.experiments.run import run_task
 from mpcrl.planners import PRESETS

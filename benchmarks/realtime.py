@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))  # for tests.faults, the list of faults
 
 import mpcrl  # noqa: E402
 from mpcrl.core.checks import positive_number  # noqa: E402
-from mpcrl.experiments.files import atomic  # noqa: E402
+from mpcrl.core.files import atomic  # noqa: E402
 from mpcrl.experiments.machine import processor  # noqa: E402
 from mpcrl.planners import PLANNERS  # noqa: E402
 from tests import faults  # noqa: E402

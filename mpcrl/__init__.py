@@ -32,10 +32,12 @@ _HOMES = {
     "Task": "mpcrl.tasks.task",
     "SavitzkyGolay": "mpcrl.control.filters",
     "TaskEnv": "mpcrl.tasks.environment",
+    "Telemetry": "mpcrl.control.telemetry",
     "barrier": "mpcrl.tasks.constraints",
     "make_task": "mpcrl.tasks.registry",
     "mujoco_task": "mpcrl.tasks.mujoco_task",
     "penalty": "mpcrl.tasks.constraints",
+    "read_telemetry": "mpcrl.control.telemetry",
     "run_task": "mpcrl.experiments.run",
     "sigmoid": "mpcrl.core.vecmath",
     "smooth_abs": "mpcrl.core.vecmath",
@@ -60,6 +62,7 @@ __all__ = [
     "Status",
     "Task",
     "TaskEnv",
+    "Telemetry",
     "barrier",
     "control",
     "core",
@@ -69,6 +72,7 @@ __all__ = [
     "mujoco_task",
     "penalty",
     "planners",
+    "read_telemetry",
     "run_task",
     "sigmoid",
     "smooth_abs",
@@ -83,6 +87,7 @@ if _typing.TYPE_CHECKING:
     from mpcrl.control.filters import SavitzkyGolay
     from mpcrl.control.plan import Plan, Stats, Status
     from mpcrl.control.realtime import Answer, Fault, RealtimeController
+    from mpcrl.control.telemetry import Telemetry, read_telemetry
     from mpcrl.core.errors import MpcrlError
     from mpcrl.core.vecmath import sigmoid, smooth_abs, wrap_to_pi
     from mpcrl.experiments.run import run_task

@@ -229,6 +229,54 @@ def warmup(
     return 0
 
 
+def monitor(
+    path: Annotated[Path, shown("PATH", "that a controller was given: Controller(..., telemetry=PATH)")],
+    /,
+    *,
+    once: Annotated[bool, shown("", "print one picture and end")] = False,
+    window: Annotated[float, shown("S", "seconds of plans that are counted; 5 by default")] = 5.0,
+    refresh: Annotated[float, shown("S", "seconds between two pictures; 0.25 by default")] = 0.25,
+) -> int:
+    """Show the plans of a controller in another process as they are made."""
+    from mpcrl.experiments import display
+    from mpcrl.experiments.monitor import monitor as watch
+
+    watch(display.consoles()[0], path, once=once, window=window, refresh=refresh)
+    return 0
+
+
+def view(
+    task: Annotated[str, shown("TASK", "a MuJoCo task of those that `mpcrl list` shows")],
+    /,
+    *,
+    planner: Annotated[str | None, shown("NAME", "one of those that `mpcrl list` shows")] = None,
+    budget: Annotated[int | None, shown("N", "trajectories simulated per control step")] = None,
+    horizon: Annotated[int | None, shown("N", "control steps that a plan looks ahead")] = None,
+    option: Annotated[
+        tuple[str, ...], shown("NAME=VALUE", "an option of the planner, such as beta=0.25; may be given several times")
+    ] = (),
+    seed: Annotated[int, shown("N", "of the first episode and the controller; 0 by default")] = 0,
+    threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,
+    host: Annotated[str, shown("ADDRESS", "that the page is served at; 127.0.0.1 by default: here only")] = "127.0.0.1",
+    port: Annotated[int, shown("N", "that the page is served at; 8080 by default, 0 for a free one")] = 8080,
+    steps: Annotated[int | None, shown("N", "control steps after which to end; at Ctrl-C by default")] = None,
+) -> int:
+    """Show a MuJoCo task under control in the browser, with its plans, and sliders for the planner and the task."""
+    from mpcrl.experiments import display
+    from mpcrl.experiments.configure import parse_options
+    from mpcrl.experiments.video import settle_rendering
+    from mpcrl.experiments.view import Settings, View
+    from mpcrl.tasks.registry import make_task
+
+    console, _ = display.consoles()
+    settle_rendering(task, False)
+    settings = Settings(planner=planner, budget=budget, horizon=horizon, options=parse_options(option))
+    with View(make_task(task), settings, seed=seed, threads=threads, host=host, port=port) as viewed:
+        console.print(f"{task} with {viewed.controller.planner.name}: {viewed.address} (Ctrl-C ends)")
+        viewed.run(steps)
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
     "compare": compare,
@@ -236,6 +284,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_names,
     "doctor": doctor,
     "warmup": warmup,
+    "monitor": monitor,
+    "view": view,
 }
 
 

@@ -33,6 +33,7 @@ OPTIONAL = (
     *("torch", "gpytorch", "tensorboard", "dask", "distributed", "ray"),
     *("mujoco", "gymnasium", "gymnasium_robotics", "dm_control", "shimmy"),
     *("tyro", "rich", "matplotlib", "mediapy", "imageio", "imageio_ffmpeg", "PIL"),
+    *("mjviser", "viser"),
 )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from mpcrl.control.filters import SavitzkyGolay, Validator
 from mpcrl.control.plan import Plan, Stats, Status
 from mpcrl.control.realtime import Estimator, RealtimeController
+from mpcrl.control.telemetry import Counter, Telemetry
 from mpcrl.core.checks import finite_vector, positive_integer, positive_number
 from mpcrl.core.errors import ConcurrentCall, InvalidInput
 from mpcrl.core.threads import ThreadBudget
@@ -21,11 +22,10 @@ from mpcrl.models import model_of
 from mpcrl.models.model import Model
 from mpcrl.planners.planner import IterationInfo, Planner, Problem
 from mpcrl.planners.space import ControlSpace
-from mpcrl.tasks.task import Task
+from mpcrl.tasks.task import AnalyticTask, Task
 
 __all__ = ["Controller", "Plan", "Stats", "Status"]
 
-_HISTORY = 10_000
 _LEAST = 4  # samples below which an iteration is not worth its time
 _MARGIN = 0.9  # share of the time left that an iteration may be expected to take
 _NEXT_BEST = 8  # samples that are offered to a validator after the plan itself
@@ -59,6 +59,14 @@ class Controller:
     controls_per_plan : int
         Controls that are taken of each plan: `plan` plans anew at every so many calls, and moves on in between. A model
         too slow for every control period so gets several of them for each plan.
+    telemetry : path, optional
+        A file to keep the log of plans in, which `mpcrl monitor` shows live; best on a file system in memory, such as
+        /dev/shm. What is there is replaced.
+
+    Attributes
+    ----------
+    telemetry : Telemetry
+        The log of the last 10,000 plans, in memory or in that file.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class Controller:
         validator: Validator | None = None,
         safe_control: np.ndarray | None = None,
         controls_per_plan: int = 1,
+        telemetry: str | os.PathLike[str] | None = None,
     ) -> None:
         self.task, self.planner = task, planner
         self.model = model_of(task) if model is None else model
@@ -98,6 +107,7 @@ class Controller:
         self._controls_per_plan = controls_per_plan
         self._seconds_per_sample = 0.0
         self._busy = threading.Lock()
+        self.telemetry = self._telemetry(telemetry)
         self.reset(seed)
 
     @property
@@ -111,7 +121,10 @@ class Controller:
         return self._safe.copy()
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the last plan and all statistics, at the start of an episode; a `seed` replaces the last one."""
+        """Forget the last plan and begin all statistics anew, at the start of an episode.
+
+        A `seed` replaces the last one. The telemetry goes on.
+        """
         if seed is not None:
             if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
                 raise InvalidInput(f"seed must be an integer in [0, 2^64), got {seed!r}")
@@ -123,9 +136,8 @@ class Controller:
         self._to_come = 0  # calls that the last plan serves without a new one
         self._controls: np.ndarray | None = None
         self._past = np.tile(self.space.middle, (self.memory, 1))  # controls of the last periods
-        self._times: deque[float] = deque(maxlen=_HISTORY)
-        self._effective: deque[float] = deque(maxlen=_HISTORY)
-        self._samples = self._failed = self._fallbacks = 0
+        self._newest: IterationInfo | None = None
+        self.telemetry.reset()
         self._last: tuple[np.ndarray, np.ndarray, int, Any] | None = None
 
     def warmup(self, state: np.ndarray | None = None) -> float:
@@ -146,6 +158,7 @@ class Controller:
         for _ in range(3):
             self._to_come = 0
             self.plan(start)
+        self.telemetry.clear()
         self.reset()
         return time.perf_counter() - begin
 
@@ -220,18 +233,17 @@ class Controller:
         params = self.task.params if params is None else params
         if self._to_come and start is not None and self._whole_steps_old() < self.planner.horizon:
             self._to_come -= 1
-            return self._answer(start, params, Status.PLANNED, [], begin)
+            return self._answer(start, params, Status.PLANNED, [], begin, planned=False)
         infos: list[IterationInfo] = []
+        self._newest = None
         rejected, fresh = 0, False
         if start is not None:
             problem = Problem(self.model, start, round(self._steps), params, self.threads, self._seed, self._plans)
             infos, fresh, rejected = self._improve(problem, deadline)
+            self._newest = infos[-1] if infos else None
         self._plans += 1
         self._to_come = self._controls_per_plan - 1 if fresh else 0
-        plan = self._answer(start, params, Status.PLANNED if fresh else Status.SHIFTED, infos, begin, rejected)
-        self._times.append(plan.milliseconds)
-        self._effective.append(plan.effective_sample_size)
-        return plan
+        return self._answer(start, params, Status.PLANNED if fresh else Status.SHIFTED, infos, begin, rejected)
 
     def realtime(
         self,
@@ -266,20 +278,31 @@ class Controller:
             clock=clock,
         )
 
+    def cheapest(self, count: int) -> np.ndarray:
+        """The cheapest samples of the last plan's last iteration, to draw say: controls [A, H, nu] in their order.
+
+        A is at most `count`, and 0 where there is no finite sample, or the planner does not sample. For the thread that
+        plans: the next plan writes over what this one reads.
+        """
+        found = () if self._newest is None else _cheapest(self._newest, count)
+        return np.array(found) if len(found) else np.zeros((0, self.planner.horizon, self.task.nu))
+
     def stats(self) -> Stats:
         """Statistics since the last reset."""
-        times = np.array(list(self._times)) if self._times else np.array([np.nan])
-        terms = {} if self._last is None else self.model.terms(*self._last)
+        log, count = self.telemetry.read(episode=True), self.telemetry.count
+        tried = log["planned"] > 0
+        times = log["milliseconds"][tried] if tried.any() else np.array([np.nan])
+        statuses = self.telemetry.status_counts()
         return Stats(
-            plans=self._plans,
+            plans=count(Counter.PLANS),
             p50_ms=float(np.percentile(times, 50)),
             p99_ms=float(np.percentile(times, 99)),
             max_ms=float(times.max()),
-            effective_sample_size=float(np.median(list(self._effective))) if self._effective else np.nan,
-            samples=self._samples,
-            failed_samples=self._failed,
-            fallbacks=self._fallbacks,
-            cost_terms=terms,
+            effective_sample_size=float(np.median(log["effective_sample_size"][tried])) if tried.any() else np.nan,
+            samples=count(Counter.SAMPLES),
+            failed_samples=count(Counter.FAILED),
+            fallbacks=sum(statuses.values()) - statuses[Status.PLANNED],
+            cost_terms={} if self._last is None else self.model.terms(*self._last),
         )
 
     # ---- parts ---------------------------------------------------------------------------------------------------
@@ -343,10 +366,7 @@ class Controller:
         last, tried = infos[-1], 0
         if self._valid(controls[None], problem) == 0:
             return controls, 0
-        if last.candidates is None or last.costs is None:
-            return None, 1
-        order = np.argsort(last.costs, kind="stable")[:_NEXT_BEST]
-        others = [self._filtered(each) for each in last.candidates.at(order[np.isfinite(last.costs[order])])]
+        others = [self._filtered(each) for each in _cheapest(last, _NEXT_BEST)]
         if not others:
             return None, 1
         tried = self._valid(np.array(others), problem)
@@ -390,6 +410,7 @@ class Controller:
         infos: list[IterationInfo],
         begin: float,
         rejected: int = 0,
+        planned: bool = True,
     ) -> Plan:
         """The control to apply by the order of fallbacks: fresh plan, last plan moved on, safe control."""
         steps_old = self._whole_steps_old()
@@ -401,13 +422,10 @@ class Controller:
         if not _finite(control):
             status, control = Status.SAFE, self._safe.copy()
         self._past = np.concatenate([self._past[1:], control[None]])
-        samples, failed = sum(i.samples for i in infos), sum(i.failed for i in infos)
-        self._samples, self._failed = self._samples + samples, self._failed + failed
-        self._fallbacks += status is not Status.PLANNED
         if start is not None:
             self._last = start, control, round(self._steps), params
         cost = _best_cost(infos)
-        return Plan(
+        plan = Plan(
             control=control.copy(),
             status=status,
             age=(self._steps - self._planned_at) * self.task.dt if status is not Status.SAFE else np.inf,
@@ -415,16 +433,55 @@ class Controller:
             cost=cost if cost < np.inf else np.nan,
             milliseconds=1e3 * (time.perf_counter() - begin),
             iterations=len(infos),
-            samples=samples,
-            failed=failed,
+            samples=sum(info.samples for info in infos),
+            failed=sum(info.failed for info in infos),
             effective_sample_size=infos[-1].effective_sample_size if infos else 0.0,
             rejected=rejected,
         )
+        nowhere, terms = np.full(self.model.nx, np.nan), self._terms_now(start)
+        self.telemetry.record(plan, nowhere if start is None else start, planned, terms)
+        return plan
+
+    def _telemetry(self, path: str | os.PathLike[str] | None) -> Telemetry:
+        """The log of plans; in a file also of the cost's terms, where the task is plain Python that tells them soon."""
+        task, states, controls, terms = self.task, range(self.model.nx), range(self.task.nu), ()
+        description = {
+            "task": task.name,
+            "planner": self.planner.name,
+            "budget": self.planner.budget,
+            "horizon": self.planner.horizon,
+            "dt": task.dt,
+            "control_low": task.control_low.tolist(),
+            "control_high": task.control_high.tolist(),
+        }
+        if isinstance(task, AnalyticTask):
+            states, controls = task.state_names, task.control_names
+            if path is not None:
+                terms = tuple(self.model.terms(self.model.example_state(), self.space.middle, 0, task.params))
+        return Telemetry(description, list(map(str, states)), list(map(str, controls)), terms, path=path)
+
+    def _terms_now(self, start: np.ndarray | None) -> list[float]:
+        """Terms of the stage cost at the state and control of this plan, as many as the telemetry has."""
+        count = self.telemetry.stages
+        if count and start is not None and self._last is not None:
+            try:
+                return list(self.model.terms(*self._last).values())
+            except Exception:  # noqa: BLE001 - plain Python raises where the compiled cost is not finite
+                pass
+        return [math.nan] * count
 
 
 def _best_cost(infos: list[IterationInfo]) -> float:
     """Of the cheapest trajectory; +inf where none was finite."""
     return min((info.best_cost for info in infos), default=np.inf)
+
+
+def _cheapest(info: IterationInfo, count: int) -> Sequence[np.ndarray]:
+    """Controls [H, nu] of the cheapest finite samples, at most so many, in their order."""
+    if info.candidates is None or info.costs is None:
+        return ()
+    order = np.argsort(info.costs, kind="stable")[:count]
+    return info.candidates.at(order[np.isfinite(info.costs[order])])
 
 
 def _finite(vector: np.ndarray) -> bool:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mpcrl.control.plan import Plan, Status
+from mpcrl.control.telemetry import Telemetry
 from mpcrl.control.timeline import History, Piece, Timeline, acting, extended, serving
 from mpcrl.core.checks import positive_number
 from mpcrl.core.errors import ForkedProcess, InvalidInput
@@ -81,6 +82,7 @@ class _Planning(Protocol):
     space: ControlSpace
 
     memory: int
+    telemetry: Telemetry
 
     @property
     def horizon(self) -> int: ...
@@ -313,6 +315,7 @@ class RealtimeController:
             self._velocity = (control - self._applied) / elapsed
         self._applied = control
         self._history.add(now + self._delay, control)
+        self.controller.telemetry.answered(status, faults.value)
         return Answer(control.copy(), status, age, faults)
 
     def stop(self) -> None:

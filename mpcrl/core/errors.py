@@ -22,6 +22,10 @@ class UnknownName(InvalidInput):
     """A task, planner or model of this name does not exist."""
 
 
+class BadTelemetry(InvalidInput):
+    """A file is no telemetry, is not whole, or is of another version of mpcrl."""
+
+
 class MissingDependency(MpcrlError, ImportError):
     """An optional package is needed for this call."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpcrl.core.errors import missing
-from mpcrl.experiments.files import written
+from mpcrl.core.files import written
 from mpcrl.experiments.tables import Group, Row
 
 

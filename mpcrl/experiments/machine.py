@@ -28,6 +28,7 @@ EXTRAS = {
     "learning": ("torch", "gpytorch"),
     "cli": ("tyro", "rich"),
     "plots": ("matplotlib",),
+    "view": ("mjviser",),
     "video": ("imageio-ffmpeg", "pillow"),
     "estimation": ("filterpy",),
     "parquet": ("pyarrow",),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpcrl.core.errors import InvalidInput, MpcrlError
-from mpcrl.experiments.files import atomic, writable_folder
+from mpcrl.core.files import atomic, writable_folder
 from mpcrl.experiments.plots import save_plot
 from mpcrl.experiments.run import RunResult
 from mpcrl.experiments.video import picture_count, save_video

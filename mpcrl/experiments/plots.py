@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mpcrl.core.errors import missing
+from mpcrl.core.files import atomic
 from mpcrl.experiments.episode import Episode
-from mpcrl.experiments.files import atomic
 from mpcrl.experiments.run import RunResult
 from mpcrl.experiments.worlds import Signals
 from mpcrl.tasks.task import Task

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mpcrl.core.errors import InvalidInput, MissingDependency
+from mpcrl.core.files import writable_folder, written
 from mpcrl.experiments import export, figures
-from mpcrl.experiments.files import writable_folder, written
 from mpcrl.experiments.page import Block, Figure, Heading, Listing, Sentences, Table, markdown, webpage
 from mpcrl.experiments.scores import RULE, Scores, scores_of
 from mpcrl.experiments.statistics import (

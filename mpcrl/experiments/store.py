@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from mpcrl.core.errors import InvalidInput
+from mpcrl.core.files import writable_folder, written
 from mpcrl.experiments.config import RunConfig
-from mpcrl.experiments.files import writable_folder, written
 from mpcrl.tasks.registry import ANALYTIC_TASKS
 
 FORMAT = 1

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mpcrl.core.files import written
 from mpcrl.experiments.config import labels
-from mpcrl.experiments.files import written
 from mpcrl.experiments.statistics import interquartile_mean, mean, stratified_interval
 from mpcrl.tasks.registry import ANALYTIC_TASKS
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mpcrl.core.errors import InvalidInput, missing
+from mpcrl.core.files import atomic
 from mpcrl.experiments.episode import Episode
-from mpcrl.experiments.files import atomic
 from mpcrl.tasks.canvas import Canvas
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.registry import ANALYTIC_TASKS

@@ -184,6 +184,11 @@ class MujocoWorld:
         self._record, self._steps = namedtuple("record", task.read_fields), 0
 
     @property
+    def env(self) -> Any:
+        """The environment."""
+        return self._env
+
+    @property
     def mj_model(self) -> Any:
         """The MjModel of this episode."""
         return self.task.mj_model(self._env)
