@@ -100,12 +100,21 @@ def test_every_combination_is_run_once_and_gives_what_a_run_gives(done) -> None:
 def test_a_share_of_the_time_limits_plans() -> None:
     """And counts the time of all controls that are taken of a plan."""
     task = make_task(TASK)
-    sizes = {"budget": 20_000, "steps": 20, "options": {"iterations": 10}}
-    runs = [sweep.execute(run_config(task, "icem", **sizes, **time), 0, 1) for time in ({}, {"time_share": 0.02})]
-    whole, cut = (record["samples"] for record in runs)
-    assert cut < 0.5 * whole
-    late = sweep.execute(run_config(task, "icem", **sizes, time_share=0.02, controls_per_plan=4), 0, 1)
-    assert late["samples"] / 5 > 2 * cut / 20
+
+    def samples(time_share: float | None, controls_per_plan: int) -> float:
+        config = run_config(
+            task,
+            "icem",
+            budget=20_000,
+            steps=20,
+            options={"iterations": 10},
+            time_share=time_share,
+            controls_per_plan=controls_per_plan,
+        )
+        return float(sweep.execute(config, 0, 1)["samples"]) * controls_per_plan / 20  # of one plan
+
+    assert samples(0.02, 1) < 0.5 * samples(None, 1)
+    assert samples(0.02, 4) > 2 * samples(0.02, 1)
 
 
 def test_summary_is_of_the_runs(done) -> None:
