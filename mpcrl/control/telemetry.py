@@ -244,9 +244,7 @@ class Telemetry:
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
             reason = getattr(error, "strerror", None) or "the file is empty"
-            raise BadTelemetry(
-                f"cannot read telemetry from {name}: {reason}; give the path of telemetry=..."
-            ) from error
+            raise BadTelemetry(f"cannot read {name}: {reason}; give the path of a controller's telemetry") from error
         if memory[: len(_MAGIC)] != _MAGIC or len(memory) < _TEXT:
             raise BadTelemetry(f"{name} is no telemetry; give the path of a controller's telemetry")
         length = int(np.frombuffer(memory, np.uint64, 1, len(_MAGIC))[0])
