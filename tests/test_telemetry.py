@@ -19,7 +19,7 @@ from mpcrl.control.plan import Plan, Status
 from mpcrl.control.telemetry import Counter, Telemetry, read_telemetry
 from mpcrl.core.errors import BadTelemetry, InvalidInput
 from mpcrl.planners import presets
-from mpcrl.tasks.registry import make_task
+from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
 from tests.test_controller import broken, toy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +144,7 @@ def test_calls_between_plans_are_logged_and_are_no_plans():
 
 
 def test_terms_of_the_cost_are_logged_in_a_file(tmp_path):
-    task = make_task("cartpole-swingup")
+    task = ANALYTIC_TASKS["cartpole-swingup"]()
     planner = presets.mppi(budget=16, horizon=5)
     controller = Controller(task, planner, threads=1, telemetry=tmp_path / "log")
     controller.warmup()

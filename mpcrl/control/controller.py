@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -444,7 +444,9 @@ class Controller:
 
     def _telemetry(self, path: str | os.PathLike[str] | None) -> Telemetry:
         """The log of plans; in a file also of the cost's terms, where the task is plain Python that tells them soon."""
-        task, states, controls, terms = self.task, range(self.model.nx), range(self.task.nu), ()
+        task = self.task
+        states = tuple(map(str, range(self.model.nx)))
+        controls, terms = tuple(map(str, range(task.nu))), tuple[str, ...]()
         description = {
             "task": task.name,
             "planner": self.planner.name,
@@ -458,7 +460,7 @@ class Controller:
             states, controls = task.state_names, task.control_names
             if path is not None:
                 terms = tuple(self.model.terms(self.model.example_state(), self.space.middle, 0, task.params))
-        return Telemetry(description, list(map(str, states)), list(map(str, controls)), terms, path=path)
+        return Telemetry(description, states, controls, terms, path=path)
 
     def _terms_now(self, start: np.ndarray | None) -> list[float]:
         """Terms of the stage cost at the state and control of this plan, as many as the telemetry has."""
@@ -476,7 +478,7 @@ def _best_cost(infos: list[IterationInfo]) -> float:
     return min((info.best_cost for info in infos), default=np.inf)
 
 
-def _cheapest(info: IterationInfo, count: int) -> Sequence[np.ndarray]:
+def _cheapest(info: IterationInfo, count: int) -> Iterable[np.ndarray]:
     """Controls [H, nu] of the cheapest finite samples, at most so many, in their order."""
     if info.candidates is None or info.costs is None:
         return ()

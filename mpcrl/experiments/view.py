@@ -104,6 +104,7 @@ class View:
         self._sum, self._steps, self._drawn, self._drawn_paths, self._pace = 0.0, 0, 0.0, 0.0, 1.0
         self.controller = self._controller(settings)
         self._tuned: dict[str, float] = {}  # params that the page has changed
+        self._state: np.ndarray
         self._reset()
         self.controller.warmup(self._state)
         self._server = viser.ViserServer(host, port, f"mpcrl: {task.name}", verbose=False)
@@ -146,9 +147,10 @@ class View:
         self._apply()
         self._seen = self._state
         self._plan = self.controller.plan(self._state, params=self.params)
-        self._state, reward, ended = self._world.step(self._plan.control)
-        self._sum, self._steps = self._sum + reward, self._steps + 1
-        if ended:
+        outcome = self._world.step(self._plan.control)
+        self._state = outcome.state
+        self._sum, self._steps = self._sum + outcome.reward, self._steps + 1
+        if outcome.ended:
             self._reset()
 
     def draw(self) -> None:
