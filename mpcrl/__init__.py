@@ -20,6 +20,7 @@ _HOMES = {
     "Analytic": "mpcrl.models.analytic",
     "AnalyticTask": "mpcrl.tasks.task",
     "Controller": "mpcrl.control.controller",
+    "DamagedExport": "mpcrl.core.errors",
     "MpcrlError": "mpcrl.core.errors",
     "MuJoCo": "mpcrl.models.mujoco",
     "MujocoTask": "mpcrl.tasks.mujoco_task",
@@ -28,6 +29,9 @@ _HOMES = {
     "Status": "mpcrl.control.controller",
     "Task": "mpcrl.tasks.task",
     "TaskEnv": "mpcrl.tasks.environment",
+    "WrongSource": "mpcrl.core.errors",
+    "export": "mpcrl.control.export",
+    "load": "mpcrl.control.export",
     "make_task": "mpcrl.tasks.registry",
     "mujoco_task": "mpcrl.tasks.mujoco_task",
     "run_task": "mpcrl.experiments.run",
@@ -42,6 +46,7 @@ __all__ = [
     "Analytic",
     "AnalyticTask",
     "Controller",
+    "DamagedExport",
     "MpcrlError",
     "MuJoCo",
     "MujocoTask",
@@ -50,9 +55,12 @@ __all__ = [
     "Status",
     "Task",
     "TaskEnv",
+    "WrongSource",
     "control",
     "core",
     "experiments",
+    "export",
+    "load",
     "make_task",
     "models",
     "mujoco_task",
@@ -68,7 +76,8 @@ __all__ = [
 if _typing.TYPE_CHECKING:
     from mpcrl import control, core, experiments, models, planners, tasks
     from mpcrl.control.controller import Controller, Plan, Stats, Status
-    from mpcrl.core.errors import MpcrlError
+    from mpcrl.control.export import export, load
+    from mpcrl.core.errors import DamagedExport, MpcrlError, WrongSource
     from mpcrl.core.vecmath import sigmoid, smooth_abs, wrap_to_pi
     from mpcrl.experiments.run import run_task
     from mpcrl.models.analytic import Analytic

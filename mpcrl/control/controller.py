@@ -148,6 +148,13 @@ class Controller:
                 f"controls_per_plan must be at most the planner's horizon of {planner.horizon}, got {controls_per_plan}"
             )
         self._controls_per_plan = controls_per_plan
+        self.settings = {
+            "threads": threads,
+            "rate_limit": rate_limit,
+            "safe_control": safe_control,
+            "controls_per_plan": controls_per_plan,
+        }
+        """The arguments beside task, planner, model and seed, as they were given."""
         self._seconds_per_sample = 0.0
         self.reset(seed)
 
@@ -168,6 +175,11 @@ class Controller:
         self._effective: deque[float] = deque(maxlen=_HISTORY)
         self._samples = self._failed = self._fallbacks = 0
         self._last: tuple[np.ndarray, np.ndarray, int, Any] | None = None
+
+    @property
+    def seed(self) -> int:
+        """What keys all random numbers."""
+        return self._seed
 
     def warmup(self, state: np.ndarray | None = None) -> float:
         """Compile or load all kernels and measure the rate of samples; the controller is as if new afterwards.

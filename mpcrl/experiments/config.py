@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.configure import (
-    configuration,
     controls_per_plan_for,
     model_arguments,
     planner_arguments,
