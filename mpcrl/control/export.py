@@ -225,8 +225,8 @@ def _task_of_source(origin: Any, source: str | None, contents: Mapping[str, byte
         raise DamagedExport(f"controller.json: source must be the file and name of a task, got {short(origin)}")
     if source is None:
         raise WrongSource(
-            f"this controller's task is {short(origin['name'])} of the user's own file {short(origin['file'])}; to have "
-            "it executed, name it: source='.../file.py:name'"
+            f"this controller's task is {short(origin['name'])} of the user's own {short(origin['file'])}; to have it "
+            "executed, name it: source='.../file.py:name'"
         )
     path, attribute = _named(source)
     if (path.name, attribute) != (origin["file"], origin["name"]):

@@ -160,6 +160,14 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def parse_numbers(name: str, text: str) -> np.ndarray:
+    """`0.5,-1` as a vector."""
+    try:
+        return np.array([float(number) for number in text.split(",")])
+    except ValueError as error:
+        raise InvalidInput(f"{name} is written as numbers with commas, such as 0.5,-1; got {text!r}") from error
+
+
 def planner_options(name: str) -> dict[str, Any]:
     """Options of a planner with their defaults; budget and horizon, which every planner has, are not among them."""
     parameters = inspect.signature(PLANNERS[name]).parameters
