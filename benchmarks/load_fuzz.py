@@ -36,7 +36,9 @@ from typing import Any
 import numba
 
 import mpcrl
+from mpcrl.control.export import _KINDS
 from mpcrl.core.bundle import MANIFEST, _canonical, digest
+from mpcrl.core.configuration import annotations_of
 from mpcrl.experiments.machine import processor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -341,6 +343,8 @@ def fuzz(cases: int, seed: int, work: Path) -> list[dict[str, Any]]:
     kinds: dict[str, Callable[[Files, random.Random], Files]] = {
         name: getattr(changes, name) for name in dir(changes) if name.endswith(("_as_is", "_resealed"))
     }
+    for configuration in _KINDS.values():
+        annotations_of(configuration)  # evaluates the text of the classes' own annotations
     watch = Watch({str(work / "user" / "my_robot.py"), str(work / "user" / "fuzz_helper.py")})
     rows = {kind: collections.Counter() for kind in kinds}  # type: ignore[var-annotated]
     errors: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in kinds}

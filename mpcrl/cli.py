@@ -94,7 +94,9 @@ def compare(
     /,
     *,
     out: Annotated[Path, shown("DIR", "where results are kept; what is there already is not run again")],
-    tasks: Annotated[str | None, shown("A,B", "tasks or suites: analytic, gym, robotics, dmc, dmc-easy")] = None,
+    tasks: Annotated[
+        str | None, shown("A,B", "tasks, file.py:name, or suites: analytic, gym, robotics, dmc, dmc-easy")
+    ] = None,
     planners: Annotated[
         str | None,
         shown("A,B", "such as icem,mppi:width=0.5, or suites: sampling, all; by default the tasks' own"),
@@ -106,6 +108,9 @@ def compare(
     steps: Annotated[int | None, shown("N", "control steps per episode; the whole episode by default")] = None,
     dtype: Annotated[str | None, shown("TYPE", "of analytic models: float32 (the default) or float64")] = None,
     controls_per_plan: Annotated[int | None, shown("N", "controls taken of each plan; 1 by default")] = None,
+    time_share: Annotated[
+        float | None, shown("X", "time limit of each plan, over the time until the next one is due; none by default")
+    ] = None,
     mode: Annotated[str | None, shown("MODE", _MODE)] = None,
     delay: Annotated[float | None, shown("S", _DELAY)] = None,
     noise: Annotated[float | None, shown("X", _NOISE)] = None,
@@ -135,6 +140,7 @@ def compare(
         "steps": steps,
         "dtype": dtype,
         "controls_per_plan": controls_per_plan,
+        "time_share": time_share,
         "mode": mode,
         "delay": delay,
         "noise": noise,
@@ -266,7 +272,7 @@ def export(
         predictor_for,
     )
     from mpcrl.experiments.video import settle_rendering
-    from mpcrl.tasks.registry import make_task
+    from mpcrl.tasks.registry import is_file, make_task
 
     settle_rendering(task, False)
     problem = make_task(task)
@@ -280,7 +286,7 @@ def export(
         safe_control=None if safe_control is None else parse_numbers("safe-control", safe_control),
         controls_per_plan=controls_per_plan_for(problem, controls_per_plan),
     )
-    source = task if ".py:" in task else None
+    source = task if is_file(task) else None
     folder = export_controller(controller, out, source=source, files=file, kernels=kernels)
     named = f", source={str(folder / 'source' / Path(task).name)!r}" if source else ""
     display.consoles()[0].print(

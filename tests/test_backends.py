@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -80,6 +83,88 @@ def test_a_dask_scheduler_by_its_address(by_loky, tmp_path) -> None:
         for process in (workers, scheduler):
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(timeout=30)
+
+
+@pytest.mark.acceptance
+def test_a_ray_cluster_by_its_address(by_loky, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setitem(ENVIRONMENT, "RAY_AUTH_MODE", "token")
+    monkeypatch.setitem(ENVIRONMENT, "RAY_AUTH_TOKEN", secrets.token_hex(32))  # the cluster's, and no one else's
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false"]
+    head = subprocess.Popen(
+        [*start, "--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}", "--num-cpus=2"],
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as there:
+                if there.connect_ex(("127.0.0.1", int(address.rpartition(":")[2]))) == 0:
+                    break
+            assert head.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        time.sleep(5.0)  # it answers before its node has joined
+        check(tmp_path, compare(tmp_path, "--backend", "ray", "--scheduler", address), by_loky)
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)  # in its own session, so that no other cluster's processes are meant
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            head.wait(timeout=5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        head.wait(timeout=30)
+
+
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+from mpcrl.experiments import sweep
+from mpcrl.experiments.machine import versions
+from mpcrl.experiments.matrix import matrix_of
+from mpcrl.experiments.store import Store
+
+def execute(config, seed, threads):
+    from mpcrl.experiments.sweep import execute
+    if seed == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return execute(config, seed, threads)
+
+def main():
+    sweep.execute = execute
+    matrix = matrix_of({"tasks": "lqr", "planners": "icem", "budgets": "16", "horizons": 6, "steps": 2, "seeds": 4})
+    store = Store(Path(sys.argv[2]), versions())
+    runs = sweep.Sweep(configs=matrix.configs(), seeds=matrix.seeds, store=store, backend=sys.argv[1], workers=2)
+    with store.locked():
+        for record in runs.execute(runs.runs):
+            print(record["seed"], "error" in record, flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("backend", ["loky"])
+def test_a_run_that_kills_its_worker_is_a_failure(backend: str, tmp_path) -> None:
+    script = tmp_path / "killer.py"
+    script.write_text(KILLER)
+    done = subprocess.run(
+        [sys.executable, str(script), backend, str(tmp_path / "out")],
+        env=ENVIRONMENT,
+        text=True,
+        capture_output=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.endswith(("True", "False"))]
+    assert sorted(told) == ["0 False", "1 False", "2 True", "3 False"]
+    assert len(list((tmp_path / "out").rglob("2.failed.json"))) == 1
 
 
 @pytest.mark.parametrize("backend", ["dask", "ray"])

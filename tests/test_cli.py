@@ -270,7 +270,7 @@ def test_reward_is_that_of_the_gymnasium_environment(name: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(40):
         control = rng.uniform(task.control_low, task.control_high)
-        state, reward, ended = world.step(control)
+        state, reward, _, ended = world.step(control)
         observation, expected, terminated, truncated, _ = env.step(control)
         np.testing.assert_array_equal(state, observation)
         assert reward == expected
@@ -407,7 +407,7 @@ def wandering(name: str, steps: int) -> tuple:
     """A task, and a result with one episode of smooth random controls: a run without a planner."""
     task = make_task(name)
     world, rng = world_of(task), np.random.default_rng(0)
-    states, controls, rewards = [world.reset(0)], [], []
+    states, controls, rewards, costs = [world.reset(0)], [], [], []
     share = np.zeros(task.nu)
     for _ in range(steps):
         share = np.clip(share + rng.normal(0.0, 0.3, task.nu), -1.0, 1.0)
@@ -415,11 +415,13 @@ def wandering(name: str, steps: int) -> tuple:
         outcome = world.step(controls[-1])
         states.append(outcome.state)
         rewards.append(outcome.reward)
+        costs.append(outcome.planning_cost)
     episode = Episode(
         seed=0,
         states=np.array(states),
         controls=np.array(controls),
         rewards=np.array(rewards),
+        planning_costs=np.array(costs),
         plan_ms=np.ones(steps),
         counts=Counts(),
         ended="steps done",

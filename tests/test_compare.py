@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ import pytest
 
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput
-from mpcrl.experiments import board, display, sweep
-from mpcrl.experiments.backends import WorkerDied
+from mpcrl.core.threads import available_threads
+from mpcrl.experiments import board, display, machine, sweep
+from mpcrl.experiments.backends import Workers
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.config import labels, run_config
 from mpcrl.experiments.configure import planner_for
@@ -93,6 +95,17 @@ def test_every_combination_is_run_once_and_gives_what_a_run_gives(done) -> None:
     assert float(row["return"]) == alone.returns[0]
     assert alone.control_hash.startswith(row["control_hash"])
     assert (row["task"], row["method"], row["most_steps"]) == (TASK, "mppi, budget 32", "4")
+
+
+def test_a_share_of_the_time_limits_plans() -> None:
+    """And counts the time of all controls that are taken of a plan."""
+    task = make_task(TASK)
+    sizes = {"budget": 20_000, "steps": 20, "options": {"iterations": 10}}
+    runs = [sweep.execute(run_config(task, "icem", **sizes, **time), 0, 1) for time in ({}, {"time_share": 0.02})]
+    whole, cut = (record["samples"] for record in runs)
+    assert cut < 0.5 * whole
+    late = sweep.execute(run_config(task, "icem", **sizes, time_share=0.02, controls_per_plan=4), 0, 1)
+    assert late["samples"] / 5 > 2 * cut / 20
 
 
 def test_summary_is_of_the_runs(done) -> None:
@@ -203,6 +216,7 @@ def test_the_hash_is_of_what_determines_a_run() -> None:
         run_config(task, "mppi", budget=32, dtype="float64"),
         run_config(task, "mppi", budget=32, steps=5),
         run_config(task, "mppi", budget=32, controls_per_plan=2),
+        run_config(task, "mppi", budget=32, time_share=0.5),
         *(
             run_config(task, "mppi", budget=32, conditions=Conditions(**each))
             for each in ({"mode": "realtime"}, {"delay": 0.05}, {"noise": 0.1}, {"plant_scale": {"mass": 2}})
@@ -297,10 +311,10 @@ def test_a_run_that_kills_its_worker_is_a_failure_and_the_others_go_on(tmp_path,
             for function, arguments, _ in tasks:
                 if arguments[1] == 2:
                     died.append(2)
-                    raise WorkerDied("gone")
+                    raise ZeroDivisionError("gone")
                 yield function(*arguments)
 
-    records = list(sweep._unordered(Parallel, runs, 1))
+    records = list(sweep._unordered(Workers(1, True, (ZeroDivisionError,), lambda threads: Parallel), runs, 1))
     assert len(died) == 2  # once among others, once alone
     assert sorted(record["seed"] for record in records) == [0, 1, 2, 3]
     assert [record["seed"] for record in records if "error" in record] == [2]
@@ -417,11 +431,14 @@ def test_results_of_another_mujoco_are_kept_apart(tmp_path) -> None:
         (f"--tasks {TASK} --planners ilqr --budgets 5", "budget 5: ilqr: a budget of 5 trajectories is too small"),
         (f"--tasks {TASK} --budgets many", "budgets must be integers of at least 1, got 'many'"),
         (f"--tasks {TASK} --seeds 1.5", "seeds must be integers of at least 0, got '1.5'"),
+        (f"--tasks {TASK} --seeds 5-3", "seeds 5-3 ends before it begins; write 3-5"),
+        (f"--tasks {TASK} --seeds {2**64},1", f"seeds must be below 2^64, got {2**64}"),
         (f"--tasks {TASK} --models mujoco", "has no mujoco model; use --model analytic"),
         (f"--tasks {TASK} --steps 100000", "control steps; got steps=100000"),
         (f"--tasks {TASK} --delay 0.07", "a delay must be a multiple of the control period of 0.05 s"),
         (f"--tasks {TASK} --plant-scale mas=2", "no quantity 'mas' to scale"),
         (f"--tasks {TASK} --mode realtme", "unknown mode 'realtme'; did you mean 'realtime'"),
+        (f"--tasks {TASK} --time-share 0", "time_share must be a finite number above 0, got 0.0"),
         (f"--tasks {TASK} --controls-per-plan 40", "controls_per_plan must be at most the planner's horizon of 30"),
         (f"--tasks {TASK} --backend loki", "unknown backend 'loki'; did you mean 'loky'"),
         (f"--tasks {TASK} --scheduler tcp://a:1", "--scheduler needs --backend dask or ray"),
@@ -472,11 +489,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys) -> None:
 
 
 def test_a_disk_without_room_is_refused(tmp_path, capsys, monkeypatch) -> None:
-    import shutil
-
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 1000))
     assert compare(tmp_path) == 2
-    assert "12 results need about 0.2 MB" in capsys.readouterr().err
+    assert "12 results need about 0.197 MB" in capsys.readouterr().err
     assert files(tmp_path) == {}
 
 
@@ -543,6 +558,140 @@ def test_progress_tells_runs_time_left_and_leaders(capsys, monkeypatch) -> None:
             told({"config": config.fields, "hash": config.hash, "seed": seed, "return": value})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "4 runs of 2 configurations"
-    assert lines[1:] == ["1/4 runs, 18 s left", "2/4 runs, 12 s left", "3/4 runs, 6 s left", "4/4 runs, 0 s left"]
+    assert [line.partition("; ")[0] for line in lines[1:]] == [
+        "1/4 runs, 18 s left",
+        "2/4 runs, 12 s left",
+        "3/4 runs, 6 s left",
+        "4/4 runs, 0 s left",
+    ]
+    assert {line.partition("; ")[2] for line in lines[1:]} == {"icem leads"}
     console.print(told._leaders())
     assert capsys.readouterr().out.split() == [TASK, "-15.0", "icem", "(2", "runs)"]
+
+
+def test_versions_are_those_that_the_process_began_with(monkeypatch) -> None:
+    began = versions()
+    monkeypatch.setattr(machine, "installed", lambda package: "99")
+    assert versions() == began
+    versions()["numpy"] = "0"
+    assert versions() == began
+
+
+@pytest.mark.parametrize("place", ["", "runs", "runs/hash", ".lock"])
+def test_no_write_permission_is_said_before_any_run(place: str, tmp_path) -> None:
+    """In a process that may not override permissions, as root may."""
+    drop = shutil.which("setpriv") or ""
+    if os.geteuid() == 0 and not drop:
+        pytest.skip("root may write everywhere, and setpriv is not there to give that up")
+    (tmp_path / "out" / "runs" / "hash").mkdir(parents=True)
+    (tmp_path / "out" / ".lock").touch()
+    path = tmp_path / "out" / place
+    mode = path.stat().st_mode
+    path.chmod(0o444 if path.is_file() else 0o555)
+    prefix = [drop, "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.geteuid() == 0 else []
+    refused = subprocess.run(
+        [*prefix, sys.executable, "-m", "mpcrl", "compare", "--out", str(tmp_path / "out"), *SWEEP.split()],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    path.chmod(mode)
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.startswith("error: ")
+    assert refused.stderr.count("\n") == 1
+    assert str(path) in refused.stderr
+    assert files(tmp_path / "out") == {}
+
+
+def test_a_result_that_cannot_be_read_is_bad_input(done, tmp_path, capsys) -> None:
+    shutil.copytree(done, tmp_path / "out")
+    path = sorted((tmp_path / "out" / "runs").glob("*/0.json"))[0]
+    path.unlink()
+    path.mkdir()
+    for command in (compare, lambda out: main(["report", str(out)])):
+        assert command(tmp_path / "out") == 2
+        assert f"cannot read the result {str(path)!r}: Is a directory" in capsys.readouterr().err
+
+
+def test_no_more_workers_than_threads_unless_asked_for(tmp_path, monkeypatch) -> None:
+    asked: list[int | None] = []
+
+    def noting(backend: str, workers: int | None, scheduler: str | None) -> Any:
+        asked.append(workers)
+        raise InvalidInput("enough")
+
+    monkeypatch.setattr(sweep, "workers_of", noting)
+    for more in ("--threads 1", "--threads 2", "--threads 1 --workers 3"):
+        main(["compare", "--out", str(tmp_path), *SWEEP.split(), *more.split()])
+    assert asked == [1, min(2, available_threads()), 3]
+
+
+def test_real_time_on_other_threads_is_another_configuration(done) -> None:
+    results, _, _ = Store(done, {}).records()
+    record = results[0]
+    config = {**record["config"], "conditions": {**record["config"]["conditions"], "mode": "realtime"}}
+    found = [
+        {
+            **record,
+            "config": config,
+            "hash": "realtime",
+            "seed": seed,
+            "machine": {**record["machine"], "threads": count},
+        }
+        for count in (1, 2)
+        for seed in (0, 1)
+    ]
+    assert [group.method for group in grouped(found)] == [f"{config['planner']}, threads {count}" for count in (1, 2)]
+    lockstep = [{**each, "config": record["config"], "seed": seed} for seed, each in enumerate(found)]
+    assert len(grouped(lockstep)) == 1
+
+
+OWN_XML = """<mujoco><option timestep="0.02"/>
+<worldbody><body><joint name="slide" type="slide"/><geom size="0.1" mass="MASS"/></body></worldbody>
+<actuator><motor joint="slide" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+OWN = """
+from pathlib import Path
+
+import mpcrl
+
+def cost(before, u, after, t, p):
+    return (after.qpos[0] - 1.0) ** 2
+
+def task():
+    path = Path(__file__).with_name("own.xml")
+    return mpcrl.xml_task(path, cost=cost, episode_steps=20, preset={"planner": "icem", "budget": 16, "horizon": 5})
+"""
+
+
+def test_a_task_of_ones_own_is_compared_and_run_again_when_it_changes(tmp_path, capsys) -> None:
+    pytest.importorskip("mujoco")
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own.xml").write_text(OWN_XML.replace("MASS", "1"))
+    own, out = f"{tmp_path / 'own.py'}:task", tmp_path / "out"
+    assert compare(out, f"--tasks {own},lqr --planners icem,mppi --budgets 16 --horizons 5 --seeds 2 --steps 3") == 0
+    table = rows(out / "results.csv")
+    assert sorted((row["task"], row["planner"]) for row in table) == sorted(
+        (task, planner) for task in (own, "lqr") for planner in ("icem", "mppi") for _ in range(2)
+    )
+    again = f"--tasks {own} --planners icem --budgets 16 --horizons 5 --seeds 2 --steps 3"
+    assert compare(out, again) == 0
+    assert "0 runs of 1 configurations; 2 are there already" in capsys.readouterr().out
+    (tmp_path / "own.xml").write_text(OWN_XML.replace("MASS", "2"))
+    assert compare(out, again) == 0
+    assert "2 runs of 1 configurations\n" in capsys.readouterr().out
+    methods = {row["method"] for row in rows(out / "results.csv") if row["task"] == own and row["planner"] == "icem"}
+    assert len(methods) == 2
+    assert compare(out, f"--tasks {tmp_path / 'none.py'}:task") == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_a_diverged_world_of_ones_own_is_a_failure_and_in_no_mean(tmp_path, capsys) -> None:
+    pytest.importorskip("mujoco")
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own.xml").write_text(OWN_XML.replace("MASS", "1"))
+    stronger = "--seeds 1 --steps 20 --plant-scale gear=1e16"  # than the planner knows
+    assert compare(tmp_path / "out", f"--tasks {tmp_path / 'own.py'}:task {stronger}") == 1
+    assert "FloatingPointError: the return is -inf: the world diverged" in capsys.readouterr().err
+    assert rows(tmp_path / "out" / "results.csv") == []

@@ -229,3 +229,32 @@ def test_plan_times_are_of_steps_that_planned(pendulum) -> None:
     assert result.plan_ms["p50"] == pytest.approx(np.median(times[::4]))
     assert result.controls_per_plan == 4
     assert result.fallbacks == 0
+
+
+@pytest.mark.parametrize("name", ["dm_control/cartpole-swingup_sparse-v0", "HalfCheetah-v5"])
+def test_planning_cost_is_the_models_of_what_came_about(name: str) -> None:
+    for package in ("gymnasium", "mujoco", *(("dm_control",) if "dm_control" in name else ())):
+        pytest.importorskip(package)
+    from mpcrl.models.mujoco import MuJoCo
+
+    task: Any = make_task(name)
+    assert task.planning_cost is not None
+    model, world = MuJoCo(task), MujocoWorld(task)
+    state, rng = world.reset(0), np.random.default_rng(0)
+    model.use(world.nominal_model)
+    for t in range(8):
+        control = rng.uniform(task.control_low, task.control_high)
+        outcome = world.step(control)
+        terms = model.terms(state, control, t, world.params)
+        assert outcome.planning_cost == pytest.approx(terms["planning cost"], rel=1e-9, abs=1e-12)
+        assert outcome.reward == pytest.approx(-terms["cost"], rel=1e-9, abs=1e-12)
+        state = outcome.state
+    world.close()
+
+
+def test_planning_cost_without_one_of_its_own_is_minus_the_reward(pendulum) -> None:
+    result = run(pendulum)
+    (record,) = result.records
+    np.testing.assert_array_equal(record.planning_costs, -record.rewards)
+    assert result.planning_costs == (-result.returns[0],)
+    assert result.ended == ("steps done",)

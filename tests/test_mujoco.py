@@ -662,9 +662,9 @@ def test_a_plan_costs_what_its_physics_costs(env_of) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"), [("HalfCheetah-v5", 3), ("Hopper-v5", 2), ("dm_control/cartpole-swingup-v0", 1)]
+    ("name", "steps"), [("HalfCheetah-v5", 3), ("Hopper-v5", 4), ("dm_control/cartpole-swingup-v0", 1)]
 )
-def test_coarse_plans_take_half_the_steps_and_no_runge_kutta_and_stay_near(name, steps):
+def test_coarse_plans_take_half_the_steps_or_no_runge_kutta_and_stay_near(name, steps):
     task = make_task(name)
     assert isinstance(task, MujocoTask)
     fine, coarse = MuJoCo(task), MuJoCo(task, coarse=True)

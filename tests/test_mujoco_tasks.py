@@ -81,9 +81,8 @@ def model_of(name: str) -> MuJoCo:
 
 
 def recorder(task: MujocoTask, env: Any) -> Callable[[], Any]:
-    fields = tuple(dict.fromkeys(task.fields + (task.planning_fields or ())))
-    record = namedtuple("record", fields)  # type: ignore[misc]
-    return lambda: record(*(getattr(simulation(env)[1], name).copy() for name in fields))
+    record = namedtuple("record", task.read_fields)  # type: ignore[misc]
+    return lambda: record(*(getattr(simulation(env)[1], name).copy() for name in task.read_fields))
 
 
 def random_controls(task: MujocoTask, rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -312,7 +311,7 @@ def test_cost_is_the_reward_where_a_planner_goes(name) -> None:
             recorded = recorder(task, world._env)
             for t in range(40):
                 before, plan = recorded(), controller.plan(state, params=world.params)
-                state, reward, ended = world.step(plan.control)
+                state, reward, _, ended = world.step(plan.control)
                 after = recorded()
                 assert task.cost(before, plan.control, after, t, world.params) == pytest.approx(-reward, abs=1e-9)
                 over = bool(task.terminated and task.terminated(after, world.params))
@@ -334,10 +333,10 @@ def test_a_diverged_world_ends(name) -> None:
     try:
         start = world.reset(0)
         simulation(world._env)[1].qvel[:] = 1e12
-        state, reward, ended = world.step(np.zeros(world.task.nu))
+        state, reward, _, ended = world.step(np.zeros(world.task.nu))
         assert (reward, ended) == (0.0, "diverged") and state.shape == start.shape and np.isnan(state).all()
         assert np.array_equal(world.reset(0), start)
-        state, _, ended = world.step(np.zeros(world.task.nu))
+        state, _, _, ended = world.step(np.zeros(world.task.nu))
         assert not ended and np.isfinite(state).all()
     finally:
         world.close()

@@ -127,14 +127,47 @@ def test_a_method_that_was_not_run_everywhere_is_left_out_of_the_whole(sweep, tm
     assert "Not on every task, and so left out: icem, budget 24; mppi, budget 24." in text
 
 
-def test_csv_and_parquet_hold_the_same(reported) -> None:
+@pytest.mark.parametrize("name", ["results", "summary", "timing"])
+def test_csv_and_parquet_hold_the_same(name: str, reported) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(reported / "results.parquet").to_pylist()
-    rows = list(csv.DictReader((reported / "results.csv").open()))
-    assert len(table) == len(rows) == 32
+    table = parquet.read_table(reported / f"{name}.parquet").to_pylist()
+    rows = list(csv.DictReader((reported / f"{name}.csv").open()))
+    assert len(table) == len(rows) == (8 if name == "summary" else 32)
     for one, other in zip(table, rows, strict=True):
-        assert float(other["return"]) == one["return"]
-        assert (other["hash"], int(other["seed"])) == (one["hash"], one["seed"])
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            text = other[key]
+            assert text == ("" if value is None or value != value else str(value)), key
+
+
+def test_planning_cost_stands_beside_the_reward_where_it_is_another(sweep, tmp_path) -> None:
+    results, _, _ = Store(sweep, {}).records()
+    store = Store(tmp_path, {})
+    for record in results:
+        lqr = record["config"]["task"] == "lqr"
+        assert record["planning_cost"] == pytest.approx(-record["return"], rel=1e-12)
+        store.save({**record, "planning_cost": 1234.5} if lqr else record)
+    list(write_report(tmp_path))
+    blocks = (tmp_path / "report.md").read_text().split("\n\n")
+    table = {task: blocks[blocks.index(f"### {task}") + 1] for task in ("lqr", "pendulum-swingup")}
+    assert table["lqr"].splitlines()[0].endswith("| planning cost |")
+    assert table["lqr"].count("1,234") + table["lqr"].count("1,235") == 4
+    assert "planning cost" not in table["pendulum-swingup"]
+    for record in results:  # as they were before it was kept
+        store.save({key: value for key, value in record.items() if key != "planning_cost"})
+    list(write_report(tmp_path))
+    assert "| planning cost" not in (tmp_path / "report.md").read_text()
+    assert {row["planning_cost"] for row in csv.DictReader((tmp_path / "results.csv").open())} == {""}
+
+
+def test_one_task_with_two_control_periods_is_a_report(sweep, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    results, _, _ = Store(sweep, {}).records()
+    store = Store(tmp_path, {})
+    store.save(results[0])
+    timing = {**results[0]["timing"], "control_period_ms": 7.0}
+    store.save({**results[0], "versions": {**results[0]["versions"], "mpcrl": "0.0.1"}, "timing": timing})
+    assert any("report.html" in sentence for sentence in write_report(tmp_path))
 
 
 def test_tensorboard_reads_the_export(sweep, tmp_path) -> None:
@@ -190,7 +223,11 @@ def test_failures_are_told_and_nothing_but_failures_too(sweep, tmp_path, capsys)
     store.save(results[1])
     sentences = list(write_report(tmp_path))
     assert any("1 runs failed" in sentence for sentence in sentences)
+    assert (tmp_path / "failures.csv").exists()
     assert "1 run failed and is not in the numbers." in (tmp_path / "report.md").read_text()
+    store.save(results[0])  # it was tried again, and is well
+    list(write_report(tmp_path))
+    assert not (tmp_path / "failures.csv").exists()
 
 
 def test_missing_runs_and_several_mujocos_are_told(sweep, tmp_path) -> None:
@@ -205,6 +242,10 @@ def test_missing_runs_and_several_mujocos_are_told(sweep, tmp_path) -> None:
     list(write_report(tmp_path))
     text = (tmp_path / "report.md").read_text()
     assert "29 runs of the last sweep still to be done" in text
+    planned = json.loads((sweep / "sweep.json").read_text())
+    store.write_sweep({**planned, "versions": {**planned["versions"], "mpcrl": "99"}})  # none of them by this version
+    list(write_report(tmp_path))
+    assert "32 runs of the last sweep still to be done" in (tmp_path / "report.md").read_text()
     assert "Results are from MuJoCo 3.1.0, 3.2.0, which are never averaged" in text
     assert "icem, mujoco 3.2.0" in text
 
@@ -231,4 +272,14 @@ def test_what_a_page_shows_is_escaped() -> None:
     assert "<title>a &lt; b</title>" in text
     assert "<script>" not in text
     assert 'alt="a &quot;quoted&quot; caption"' in text
-    assert "| **<script>** | **a\\|b** |" in markdown(blocks)
+    assert "| **&lt;script>** | **a\\|b** |" in markdown(blocks)
+
+
+def test_the_page_says_that_not_all_methods_are_drawn(sweep, tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    (record, *_), _, _ = Store(sweep, {}).records()
+    store = Store(tmp_path, {})
+    for budget in range(20, 29):
+        store.save({**record, "hash": f"{budget:012d}", "config": {**record["config"], "budget": budget}})
+    list(write_report(tmp_path))
+    assert (tmp_path / "report.md").read_text().count("Only the best 8 of 9 methods are drawn.") == 3 * 2

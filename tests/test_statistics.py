@@ -141,3 +141,21 @@ def test_intervals_of_probability_of_improvement_contain_the_truth() -> None:
         found = probability_of_improvement([rng.normal(0.5, 1, 15)], [rng.normal(0, 1, 15)], draws=600)
         hits += found.low <= truth <= found.high
     assert 0.93 <= hits / studies <= 0.97
+
+
+def test_each_task_counts_alike_also_with_fewer_runs() -> None:
+    rng = np.random.default_rng(4)
+    easy, hard = rng.normal(1.0, 0.1, 6), rng.normal(0.0, 0.1, 4)
+    full = np.concatenate([np.repeat(easy, 2), np.repeat(hard, 3)])  # 12 of each
+    for statistic in (mean, interquartile_mean):
+        found = stratified_interval([easy, hard], statistic)
+        assert found.value == pytest.approx(statistic(full), rel=1e-12)
+        assert found.low < found.value < found.high
+    assert stratified_interval([easy, hard], mean).value == pytest.approx((easy.mean() + hard.mean()) / 2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 20, 41])
+def test_equal_weights_are_no_weights(size: int) -> None:
+    scores = np.random.default_rng(size).normal(size=(5, size))
+    for statistic in (mean, interquartile_mean):
+        np.testing.assert_allclose(statistic(scores, np.full(size, 0.3)), statistic(scores), rtol=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -59,7 +60,7 @@ def rebuilt(written: Any, kinds: Mapping[str, type], where: str = "configuration
     fields = {field.name: field.init for field in dataclasses.fields(kind)}
     if written.keys() - {"type"} != fields.keys():
         raise InvalidInput(f"{where}: a {kind.__name__} has the fields {', '.join(fields)}; got {short(list(written))}")
-    hints = typing.get_type_hints(kind)
+    hints = annotations_of(kind)
     values = {name: _field(written[name], hints[name], kinds, f"{where}.{name}") for name in fields}
     try:
         whole = kind(**{name: value for name, value in values.items() if fields[name]})
@@ -69,6 +70,12 @@ def rebuilt(written: Any, kinds: Mapping[str, type], where: str = "configuration
         if not given and getattr(whole, name) != values[name]:
             raise InvalidInput(f"{where}.{name} must be {getattr(whole, name)!r}, got {short(values[name])}")
     return whole
+
+
+@functools.cache
+def annotations_of(kind: type) -> dict[str, Any]:
+    """The annotations of a dataclass's fields, evaluated."""
+    return typing.get_type_hints(kind)
 
 
 def short(value: Any) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from mpcrl.core.errors import InvalidInput, missing
 from mpcrl.core.threads import available_threads
 
-WorkerDied = TerminatedWorkerError
-"""What loky raises when a worker process ends before its run; Dask and Ray start another worker by themselves."""
+_RESTART_S = 60
+"""How long Dask may take to start workers in the place of dead ones."""
 
 
 class Workers(NamedTuple):
@@ -25,12 +27,15 @@ class Workers(NamedTuple):
     number : int
     local : bool
         Whether they share this machine's cores.
+    died : tuple of type
+        What is raised when a worker process ends before its run.
     parallel : callable
         `parallel(threads)()` is a joblib.Parallel that yields results as they come, its workers with so many threads.
     """
 
     number: int
     local: bool
+    died: tuple[type[Exception], ...]
     parallel: Callable[[int], Callable[[], joblib.Parallel]]
 
 
@@ -45,15 +50,37 @@ def _loky(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
 
         return make
 
-    yield Workers(count, True, parallel)
+    try:
+        yield Workers(count, True, (TerminatedWorkerError,), parallel)
+    finally:  # at the interpreter's exit they would be waited for, half a second, while they tidy up
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 @contextlib.contextmanager
 def _dask(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
     try:
-        from dask.distributed import Client, LocalCluster
+        from dask.distributed import Client, KilledWorker, LocalCluster
     except ImportError as error:
         raise missing("dask.distributed", "dask") from error
+    from joblib._dask import DaskDistributedBackend
+
+    class Telling(DaskDistributedBackend):
+        """Joblib's own backend never tells of a run whose workers died, so that it would be waited for without end.
+
+        And where it counts one worker, runs would be done in this process.
+        """
+
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))
+
+        def submit(self, func: Any, callback: Any = None) -> Any:
+            future = super().submit(func, callback)
+            future.add_done_callback(lambda ended: callback(ended) if ended.exception() else None)
+            return future
+
+        def retrieve_result_callback(self, out: Any) -> Any:
+            return out.result() if isinstance(out, Future) else super().retrieve_result_callback(out)
+
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             count = available_threads() if workers is None else workers
@@ -69,14 +96,17 @@ def _dask(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
         present = len(client.scheduler_info(n_workers=-1)["workers"])
         if not present:
             raise InvalidInput(f"the Dask scheduler at {scheduler!r} has no workers; start some with: dask worker ...")
-        stack.enter_context(joblib.parallel_config("dask", client=client))
-        yield Workers(workers or present, scheduler is None, lambda threads: partial(_parallel, workers or present))
+        joblib.register_parallel_backend("dask", Telling)
+        stack.enter_context(joblib.parallel_config("dask", client=client, wait_for_workers_timeout=_RESTART_S))
+        count = workers or present
+        yield Workers(count, scheduler is None, (KilledWorker,), lambda threads: partial(_parallel, count))
 
 
 @contextlib.contextmanager
 def _ray(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
     try:
         import ray
+        from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
         from ray.util.joblib.ray_backend import RayBackend
     except ImportError as error:
         raise missing("ray", "ray") from error
@@ -97,7 +127,8 @@ def _ray(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
             count = int(ray.cluster_resources().get("CPU", 1))
         joblib.register_parallel_backend("ray", Streaming)
         with joblib.parallel_config("ray"):
-            yield Workers(count, scheduler is None, lambda threads: partial(_parallel, count))
+            died = (RayActorError, WorkerCrashedError, OutOfMemoryError)
+            yield Workers(count, scheduler is None, died, lambda threads: partial(_parallel, count))
     finally:
         ray.shutdown()
 

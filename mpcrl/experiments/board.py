@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -79,7 +80,15 @@ class SweepBoard:
         if self._live:
             self._live.update(Group(line, self._leaders()), refresh=True)
         else:
-            self._console.print(line)
+            self._console.print(line.append(self._ahead()))
+
+    def _ahead(self) -> str:
+        """Who leads on most tasks, in few words, for a log."""
+        if len(set(self._methods.values())) < 2 or not self._returns:
+            return ""
+        best = Counter(max(methods, key=lambda method: np.mean(methods[method])) for methods in self._returns.values())
+        ((method, tasks),) = best.most_common(1)
+        return f"; {method} leads" + (f" on {tasks} of {len(self._returns)} tasks" if len(self._returns) > 1 else "")
 
     def _note(self, record: Mapping[str, Any]) -> None:
         of_task = self._returns.setdefault(record["config"]["task"], {})

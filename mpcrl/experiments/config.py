@@ -8,8 +8,12 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mpcrl.core.checks import positive_number
 from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments.conditions import Conditions
@@ -23,6 +27,7 @@ from mpcrl.experiments.worlds import check_scale
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
 from mpcrl.planners.space import ControlSpace
+from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import Task
 
 _HASH = 12  # hex digits
@@ -35,6 +40,10 @@ class RunConfig:
     Attributes
     ----------
     task, planner : str
+        As `make_task` and `PLANNERS` know them.
+    source : str
+        Digest of a task of one's own, so that results of before it was edited are not taken for its own; "" for the
+        tasks that mpcrl brings along.
     options : mapping
         All arguments of the planner's function but budget and horizon.
     settings : mapping
@@ -44,6 +53,9 @@ class RunConfig:
     steps : int
         Limit on the control steps of an episode.
     controls_per_plan : int
+    time_share : float or None
+        Limit on the time of each plan, over the time until the next plan is due. Results then depend on the machine's
+        speed.
     conditions : Conditions
     """
 
@@ -58,6 +70,8 @@ class RunConfig:
     steps: int
     controls_per_plan: int
     conditions: Conditions
+    time_share: float | None = None
+    source: str = ""
 
     def build_planner(self) -> Planner:
         """The planner of this configuration."""
@@ -68,6 +82,9 @@ class RunConfig:
         """All of it, as JSON has it."""
         fields: dict[str, Any] = configuration(self)
         del fields["type"], fields["conditions"]["type"]
+        for name in ("source", "time_share"):
+            if not fields[name]:
+                del fields[name]
         return fields
 
     @cached_property
@@ -88,9 +105,13 @@ def run_config(
     horizon: int | None = None,
     steps: int | None = None,
     controls_per_plan: int | None = None,
+    time_share: float | None = None,
     conditions: Conditions | None = None,
+    own: str | None = None,
 ) -> RunConfig:
     """A configuration from what was asked for; the rest is as in `run_task`.
+
+    `own` is how `make_task` finds a task of one's own: `file.py:name`.
 
     Raises
     ------
@@ -109,8 +130,11 @@ def run_config(
         raise InvalidInput(
             f"controls_per_plan must be at most the planner's horizon of {built.horizon}, got {controls_per_plan}"
         )
+    if time_share is not None:
+        positive_number("time_share", time_share)
     return RunConfig(
-        task=task.name,
+        task=task.name if own is None else own,
+        source="" if own is None else _digest(task, Path(own.rpartition(":")[0])),
         planner=name,
         budget=arguments.pop("budget"),
         horizon=arguments.pop("horizon"),
@@ -120,6 +144,7 @@ def run_config(
         dtype=dtype,
         steps=steps_for(task, steps),
         controls_per_plan=controls_per_plan,
+        time_share=time_share,
         conditions=conditions,
     )
 
@@ -156,6 +181,22 @@ def labels(configs: Iterable[Mapping[str, Any]], without: Collection[str] = ()) 
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
+def _digest(task: Task, path: Path) -> str:
+    """Of a task's file and of the MjModel that it simulates; not of other files that it imports."""
+    digest = hashlib.sha256(path.read_bytes())
+    if isinstance(task, MujocoTask):
+        import mujoco
+
+        env = task.make_env()
+        env.reset(seed=0)
+        model = task.mj_model(env)
+        buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+        mujoco.mj_saveModel(model, None, buffer)
+        env.close()
+        digest.update(buffer.tobytes())
+    return digest.hexdigest()[:_HASH]
+
+
 def _told(config: Mapping[str, Any], key: str) -> tuple[str, str]:
     """Options are told apart within a planner, all else among all planners of a task."""
     return (config["planner"] if key.startswith("options.") else "", key)

@@ -22,7 +22,7 @@ MODELS = {
     "auto": "what the task's preset says: in general the true model, its own dynamics or its own physics",
     "analytic": "the task's own functions, one trajectory per SIMD lane",
     "mujoco": "MuJoCo's physics",
-    "mujoco-coarse": "MuJoCo's physics 2 to 8 times cheaper: twice the time step, no Runge-Kutta",
+    "mujoco-coarse": "MuJoCo's physics 2 to 4 times cheaper: no Runge-Kutta, or twice the time step",
 }
 """What `--model` may be."""
 

@@ -96,6 +96,8 @@ def closing_table(result: RunResult) -> RenderableType:
     for number, record in enumerate(result.records, 1):
         about = f"{len(record.controls)} steps, {record.ended}, seed {record.seed}"
         table.add_row(f"return of episode {number}", f"{record.total:,.2f}", about)
+        if record.planning_cost == record.planning_cost != -record.total:
+            table.add_row("planning cost", f"{record.planning_cost:,.2f}", "the task's own, which plans keep low")
     if result.return_mean is not None and len(result.returns) > 1:
         table.add_row("mean return", f"{result.return_mean:,.2f}", "of whole episodes" if result.interrupted else "")
     p50, p99, most = (result.plan_ms[key] for key in ("p50", "p99", "max"))

@@ -65,6 +65,8 @@ class Episode:
     states : ndarray [T + 1, nx]
     controls : ndarray [T, nu]
     rewards : ndarray [T]
+    planning_costs : ndarray [T]
+        Of the states and controls as they came about; see `Outcome`.
     plan_ms : ndarray [T]
         Of the plan that began at each control step; NaN where none did.
     counts : Counts
@@ -78,6 +80,7 @@ class Episode:
     states: np.ndarray
     controls: np.ndarray
     rewards: np.ndarray
+    planning_costs: np.ndarray
     plan_ms: np.ndarray
     counts: Counts
     ended: str
@@ -88,6 +91,11 @@ class Episode:
     def total(self) -> float:
         """The return: the sum of all rewards, in order."""
         return float(sum(self.rewards.tolist()))
+
+    @property
+    def planning_cost(self) -> float:
+        """The sum of all planning costs, in order; minus the return where the task has no planning cost of its own."""
+        return float(sum(self.planning_costs.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +123,15 @@ class Loop:
         """One episode from its first state, of `where.steps` control steps at most."""
         drive: _Drive = _Realtime(self) if self.conditions.mode == "realtime" else _Lockstep(self)
         sensor = _Sensor(self, seed)
-        states, controls, rewards, times = [state], [], [], []
+        states, controls, rewards, costs, times = [state], [], [], [], []
         total, ended, counts, plan_ms = 0.0, "", Counts(), math.nan
         while not ended:
             control, plan, fell_back = drive.control(sensor.seen(state))
-            state, reward, ended = self.world.step(control)
+            state, reward, cost, ended = self.world.step(control)
             states.append(state)
             controls.append(control)
             rewards.append(reward)
+            costs.append(cost)
             fresh = plan is not None and not (plan.status is Status.PLANNED and plan.iterations == 0)
             plan_ms = plan.milliseconds if plan and fresh else plan_ms
             times.append(plan_ms if fresh else math.nan)
@@ -139,6 +148,7 @@ class Loop:
             states=np.array(states),
             controls=np.array(controls),
             rewards=np.array(rewards),
+            planning_costs=np.array(costs),
             plan_ms=np.array(times),
             counts=counts,
             ended=ended,

@@ -37,9 +37,11 @@ def figures(groups: Sequence[Group], by_budget: Sequence[Group], scores: Scores)
         The same, labelled without the budget.
     scores : Scores
     """
+    methods = {group.method for group in groups}
+    some = f" Only the best {len(COLOURS)} of {len(methods)} methods are drawn." if len(methods) > len(COLOURS) else ""
     if len(scores.methods) > 1:
         yield "scores", "Mean and interquartile mean of the scores, with 95% intervals.", score_figure(scores)
-        caption = "Performance profiles: share of runs that score above x, with 95% bands."
+        caption = f"Performance profiles: share of runs that score above x, with 95% bands.{some}"
         yield "profiles", caption, profile_figure(scores, _palette(groups))
         caption = "Probability of improvement: how often a run of the row scores above one of the column, ties half."
         yield "improvement", caption, improvement_figure(scores)
@@ -50,9 +52,9 @@ def figures(groups: Sequence[Group], by_budget: Sequence[Group], scores: Scores)
         yield "budget", "Mean return against budget, with 95% intervals.", budget_figure(by_budget)
     caption = "Mean return against plan time. Grey: what nothing faster beats; dashed: the control period."
     yield "plan_time", caption, pareto_figure(by_budget)
-    caption = "Return so far within an episode: mean over runs, and the range of their middle half."
+    caption = f"Return so far within an episode: mean over runs, and the range of their middle half.{some}"
     yield "curves", caption, curve_figure(groups)
-    yield "histograms", "Plan times of all plans. Dashed: the control period.", time_figure(groups)
+    yield "histograms", f"Plan times of all plans. Dashed: the control period.{some}", time_figure(groups)
 
 
 def score_figure(scores: Scores) -> bytes:
@@ -282,5 +284,5 @@ def _logarithmic(axes: Any, base: int) -> None:
 
 def _period(axes: Any, groups: Sequence[Group]) -> None:
     """A line at the control period, beyond which planning does not keep up."""
-    (period,) = {record["timing"]["control_period_ms"] for group in groups for record in group.records}
-    axes.axvline(period, color="#777777", linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    for period in {record["timing"]["control_period_ms"] for group in groups for record in group.records}:
+        axes.axvline(period, color="#777777", linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)

@@ -17,7 +17,7 @@ from mpcrl.experiments.config import RunConfig, run_config
 from mpcrl.experiments.configure import MODELS, parse_options
 from mpcrl.experiments.suites import expanded, planner_suites, task_suites
 from mpcrl.planners import PLANNERS
-from mpcrl.tasks.registry import TASKS, make_task
+from mpcrl.tasks.registry import TASKS, is_file, make_task
 
 
 class Choice(NamedTuple):
@@ -39,6 +39,7 @@ class Matrix:
     budgets, horizons : tuple of int or None
     seeds : tuple of int
     steps, controls_per_plan : int or None
+    time_share : float or None
     dtype : str or None
     conditions : Conditions
     """
@@ -52,6 +53,7 @@ class Matrix:
     steps: int | None = None
     dtype: str | None = None
     controls_per_plan: int | None = None
+    time_share: float | None = None
     conditions: Conditions = field(default_factory=Conditions)
 
     def configs(self) -> list[RunConfig]:
@@ -79,7 +81,9 @@ class Matrix:
                         horizon=horizon,
                         steps=self.steps,
                         controls_per_plan=self.controls_per_plan,
+                        time_share=self.time_share,
                         conditions=self.conditions,
+                        own=name if is_file(name) else None,
                     )
                 except InvalidInput as error:
                     sizes = {"planner": choice.name, "budget": budget, "horizon": horizon}
@@ -147,7 +151,8 @@ def _names(key: str, value: Any) -> list[str]:
 
 
 def _tasks(key: str, value: Any) -> tuple[str, ...]:
-    return tuple(expanded("task", _names(key, value), task_suites(), TASKS))
+    names = _names(key, value)
+    return tuple(expanded("task", names, task_suites(), {*TASKS, *filter(is_file, names)}))
 
 
 def _planners(key: str, value: Any) -> tuple[Choice, ...]:
@@ -194,8 +199,13 @@ def _seeds(key: str, value: Any) -> tuple[int, ...]:
         return tuple(range(_whole(key, value)))
     if isinstance(value, str) and (span := re.fullmatch(r"(\d+)-(\d+)", value)):
         first, last = map(int, span.groups())
+        if last < first:
+            raise InvalidInput(f"{key} {span[0]} ends before it begins; write {last}-{first}")
         value = list(range(first, last + 1))
-    return tuple(dict.fromkeys(_whole(key, item, 0) for item in _listed(key, value)))
+    seeds = tuple(dict.fromkeys(_whole(key, item, 0) for item in _listed(key, value)))
+    if max(seeds) >= 2**64:
+        raise InvalidInput(f"{key} must be below 2^64, got {max(seeds)}")
+    return seeds
 
 
 def _number(key: str, value: Any) -> float:
@@ -235,6 +245,7 @@ _READ: dict[str, Callable[[str, Any], Any]] = {
     "steps": _whole,
     "dtype": _text,
     "controls_per_plan": _whole,
+    "time_share": _number,
     "mode": _mode,
     "delay": _number,
     "noise": _number,

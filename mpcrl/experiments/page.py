@@ -90,9 +90,9 @@ def webpage(blocks: Sequence[Block]) -> str:
 def _markdown(block: Block) -> str:
     match block:
         case Heading(level, text):
-            return f"{'#' * level} {text}"
+            return f"{'#' * level} {_plain(text)}"
         case Sentences(text):
-            return text
+            return _plain(text)
         case Figure(path, caption, _):
             return f"![{caption}]({path})\n\n*{caption}*"
         case Listing(title, text):
@@ -100,8 +100,13 @@ def _markdown(block: Block) -> str:
         case Table(head, rows, numbers, best):
             rule = ["---:" if column in numbers else "---" for column in range(len(head))]
             bold = [[f"**{cell}**" if cell else "" for cell in row] if i in best else row for i, row in enumerate(rows)]
-            lines = [head, rule, *bold]
-            return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+            lines = [[_plain(cell).replace("|", "\\|") for cell in line] for line in (head, rule, *bold)]
+            return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown sees no tags: it would swallow an error about <class 'int'>."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _html(block: Block) -> str:

@@ -22,8 +22,8 @@ from mpcrl.experiments.statistics import (
     probability_of_improvement,
     stratified_interval,
 )
-from mpcrl.experiments.store import Store
-from mpcrl.experiments.tables import Group, Row, failure_rows, grouped, write_csv, write_tables
+from mpcrl.experiments.store import Store, versions_tag
+from mpcrl.experiments.tables import Group, Row, failure_rows, grouped, timed, write_csv, write_tables
 
 _SHOWN = 20  # failures on the page; the file has all
 
@@ -41,6 +41,7 @@ def write_report(folder: Path, *, tensorboard: bool = False) -> Iterator[str]:
     writable_folder(folder)
     results, failures, damaged = Store(folder, {}).records()
     failed = failure_rows(failures)
+    (folder / "failures.csv").unlink(missing_ok=True)  # of an earlier report
     if failed:
         write_csv(failed, folder / "failures.csv")
         yield f"{len(failed)} runs failed: {folder / 'failures.csv'}"
@@ -52,12 +53,12 @@ def write_report(folder: Path, *, tensorboard: bool = False) -> Iterator[str]:
     groups = grouped(results)
     tables = write_tables(groups, folder)
     yield f"tables: {folder / 'results.csv'}, summary.csv, timing.csv"
-    if export.parquet(tables["results"], folder / "results.parquet"):
-        yield f"table: {folder / 'results.parquet'}"
+    if all(export.parquet(rows, folder / f"{name}.parquet") for name, rows in tables.items()):
+        yield f"the same as Parquet: {folder / 'results.parquet'}, summary.parquet, timing.parquet"
     if tensorboard:
         yield f"TensorBoard: tensorboard --logdir {export.tensorboard(groups, folder / 'tensorboard')}"
     blocks = list(_page(folder, groups, tables, failed, damaged))
-    (folder / "figures").mkdir(exist_ok=True)
+    writable_folder(folder / "figures")
     for block in blocks:
         if isinstance(block, Figure):
             with written(folder / block.path) as scratch:
@@ -111,20 +112,27 @@ def _caveats(folder: Path, groups: Sequence[Group], failed: Sequence[Row], damag
         yield f"{_count(len(failed), 'run')} failed and {'is' if len(failed) == 1 else 'are'} not in the numbers."
     if damaged:
         yield f"{_count(len(damaged), 'damaged file')} set aside."
-    diverged = sum(record["ended"] == "diverged" for group in groups for record in group.records)
+    diverged = [group for group in groups for record in group.records if record["ended"] == "diverged"]
     if diverged:
-        yield f"In {_count(diverged, 'run')} the world diverged; the return stops there."
+        where = "; ".join(dict.fromkeys(f"{group.task}: {group.method}" for group in diverged))
+        yield (
+            f"In {_count(len(diverged), 'run')} the world diverged ({where}); the return stops there, which flatters "
+            "where rewards are negative."
+        )
     planned = _planned(folder)
-    ended = {(group.hash, seed) for group in groups for seed in group.seeds}
-    ended |= {(row["hash"], row["seed"]) for row in failed}
+    ended = {(versions_tag(group.task, group.versions), group.hash, seed) for group in groups for seed in group.seeds}
+    ended |= {(versions_tag(row["task"], row), row["hash"], row["seed"]) for row in failed}
     if planned - ended:
         yield f"{_count(len(planned - ended), 'run')} of the last sweep still to be done."
     versions = {group.versions["mujoco"] for group in groups if "mujoco" in group.versions}
     if len(versions) > 1:
         listing = ", ".join(sorted(versions))
         yield f"Results are from MuJoCo {listing}, which are never averaged: each is a configuration of its own."
-    if any(group.config["conditions"]["mode"] == "realtime" for group in groups):
-        yield "In real time, returns depend on the machine's speed."
+    if any(timed(group.config) for group in groups):
+        yield (
+            "In real time, or with a limit on the time of plans, returns depend on the machine's speed: other CPUs or "
+            "threads are other configurations."
+        )
     few = min(len(group.records) for group in groups)
     if few < 10:
         yield (
@@ -137,10 +145,12 @@ def _returns(summary: Sequence[Row], tasks: Sequence[str]) -> Iterator[Block]:
     yield Heading(2, "Returns")
     yield Sentences(
         "Mean and interquartile mean (of the middle half of the runs) with 95% bootstrap intervals, best mean first; "
-        "more is better."
+        "more is better. Episodes are scored by the environment's own reward; where plans minimise another cost, its "
+        "mean over the episodes as they came about stands beside it, and less is better."
     )
     for task in tasks:
         mine = sorted((row for row in summary if row["task"] == task), key=lambda row: -row["mean"])
+        shaped = any(abs(row["planning_cost"] + row["mean"]) > 1e-9 * abs(row["mean"]) for row in mine)
         rows = [
             [
                 row["method"],
@@ -148,13 +158,14 @@ def _returns(summary: Sequence[Row], tasks: Sequence[str]) -> Iterator[Block]:
                 *_cells(row, "mean"),
                 *_cells(row, "iqm"),
                 f"{_number(row['least'])} to {_number(row['most'])}",
+                *([_number(row["planning_cost"]) if row["planning_cost"] == row["planning_cost"] else ""] * shaped),
             ]
             for row in mine
         ]
         if len(tasks) > 1:
             yield Heading(3, task)
         head = ("method" if len(tasks) > 1 else task, "runs", "mean", "95% interval", "IQM", "95% interval", "range")
-        yield Table(head, rows, frozenset({1, 2, 4}), frozenset({0}))
+        yield Table((*head, *("planning cost",) * shaped), rows, frozenset({1, 2, 4, 7}), frozenset({0}))
 
 
 def _overall(scores: Scores, groups: Sequence[Group]) -> Iterator[Block]:
@@ -225,11 +236,12 @@ def _provenance(groups: Sequence[Group]) -> Iterator[Block]:
     yield Listing("Versions and machines", listing)
 
 
-def _planned(folder: Path) -> set[tuple[str, int]]:
-    """Runs that the last sweep was to do."""
+def _planned(folder: Path) -> set[tuple[str, str, int]]:
+    """Runs that the last sweep was to do: versions, configuration, seed."""
     try:
         sweep = json.loads((folder / "sweep.json").read_text())
-        return {(hash_, seed) for hash_ in sweep["configs"] for seed in sweep["seeds"]}
+        tags = {hash_: versions_tag(config["task"], sweep["versions"]) for hash_, config in sweep["configs"].items()}
+        return {(tag, hash_, seed) for hash_, tag in tags.items() for seed in sweep["seeds"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 

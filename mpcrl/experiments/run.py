@@ -59,8 +59,13 @@ class RunResult:
         One per episode; the last is cut short where the run was interrupted.
     return_mean : float or None
         Over the whole episodes; None where there is none.
+    planning_costs : tuple of float
+        What plans are to keep low, summed over each episode; minus the return where the task has no planning cost of
+        its own.
     episode_steps : tuple of int
         Control steps done.
+    ended : tuple of str
+        Why each episode is over; the return of one that diverged counts up to there, or is -inf where the task says so.
     plan_ms : dict
         p50, p99 and max of planning over the control steps at which it began; None before the first.
     samples, failed_samples : int
@@ -91,7 +96,9 @@ class RunResult:
     control_period_ms: float
     returns: tuple[float, ...]
     return_mean: float | None
+    planning_costs: tuple[float, ...]
     episode_steps: tuple[int, ...]
+    ended: tuple[str, ...]
     plan_ms: Mapping[str, float | None]
     samples: int
     failed_samples: int
@@ -217,7 +224,9 @@ def run_task(
         control_period_ms=1e3 * task.dt,
         returns=tuple(record.total for record in records),
         return_mean=float(np.mean(whole)) if whole else None,
+        planning_costs=tuple(record.planning_cost for record in records),
         episode_steps=tuple(len(record.controls) for record in records),
+        ended=tuple(record.ended for record in records),
         plan_ms=_percentiles(times[np.isfinite(times)]),
         samples=sum(record.counts.samples for record in records),
         failed_samples=sum(record.counts.failed for record in records),

@@ -12,16 +12,21 @@ strongly skewed scores (exponential: 92% with 20 runs) need more; their interqua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from scipy import special
 
 from mpcrl.core.errors import InvalidInput
 
-Statistic = Callable[[np.ndarray], np.ndarray]
-"""Of scores [..., N], one number for each row."""
+
+class Statistic(Protocol):
+    """Of scores [..., N], one number for each row."""
+
+    def __call__(self, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """`weights` [N] are positive; all scores count alike if not given."""
+        ...
+
 
 _DRAWS = 5000
 _LEVEL = 0.95
@@ -35,22 +40,34 @@ class Estimate(NamedTuple):
     high: np.ndarray
 
 
-def mean(scores: np.ndarray) -> np.ndarray:
-    """Mean over the last axis."""
-    return np.asarray(scores).mean(axis=-1)
+def mean(scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean over the last axis; `weights` as in `Statistic`."""
+    return np.asarray(np.average(scores, axis=-1, weights=weights))
 
 
-def interquartile_mean(scores: np.ndarray) -> np.ndarray:
-    """Mean over the middle half of the last axis: a quarter, rounded down, is left out at each end."""
-    ordered = np.sort(scores, axis=-1)
-    cut = ordered.shape[-1] // 4
-    return ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+def interquartile_mean(scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean over the middle half of the last axis: a quarter, rounded down, is left out at each end.
+
+    With `weights`, scores are left out whose weights come to a quarter of all weight, or less, from the end on.
+    """
+    if weights is None:
+        ordered = np.sort(scores, axis=-1)
+        cut = ordered.shape[-1] // 4
+        return ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+    order = np.argsort(scores, axis=-1)
+    ordered, shares = np.take_along_axis(np.asarray(scores), order, -1), (weights / weights.sum())[order]
+    up_to = np.cumsum(shares, axis=-1)
+    quarter = 0.25 * (1 + 1e-9)
+    shares = np.where((up_to > quarter) & (1 - up_to + shares > quarter), shares, 0.0)
+    return np.asarray((ordered * shares).sum(axis=-1) / shares.sum(axis=-1))
 
 
 def stratified_interval(
     strata: Sequence[np.ndarray], statistic: Statistic, *, seed: int = 0, draws: int = _DRAWS, level: float = _LEVEL
 ) -> Estimate:
     """A statistic of all scores together, with its bootstrap interval.
+
+    Each task counts alike: where tasks have different numbers of runs, each run weighs one over those of its task.
 
     Parameters
     ----------
@@ -67,8 +84,10 @@ def stratified_interval(
     strata = _checked(strata)
     rng = np.random.default_rng(seed)
     drawn = [scores[rng.integers(0, scores.size, (draws, scores.size))] for scores in strata]
-    values = statistic(np.concatenate(drawn, axis=1))
-    return _estimate(statistic(np.concatenate(strata)), values, [strata], level)
+    sizes = np.array([scores.size for scores in strata])
+    weights = None if (sizes == sizes[0]).all() else np.repeat(1 / sizes, sizes)
+    values = statistic(np.concatenate(drawn, axis=1), weights)
+    return _estimate(statistic(np.concatenate(strata), weights), values, [strata], level)
 
 
 def performance_profile(
@@ -136,6 +155,8 @@ def _weights(rng: np.random.Generator, size: int, draws: int) -> np.ndarray:
 
 def _estimate(value: np.ndarray, values: np.ndarray, samples: list[list[np.ndarray]], level: float) -> Estimate:
     """The interval from bootstrapped values [draws, ...]; the smallest of the samples says how far to expand it."""
+    from scipy import special  # a quarter of a second, which a sweep has while its workers start
+
     tails = []
     for strata in samples:
         runs, freedom = sum(s.size for s in strata), sum(s.size - 1 for s in strata)

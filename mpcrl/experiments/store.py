@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments.config import RunConfig
@@ -47,10 +47,11 @@ class Store:
         Raises
         ------
         InvalidInput
-            Another process holds it, or the folder cannot be written to.
+            Another process holds it, or the folder or one in it cannot be written to.
         """
-        writable_folder(self.folder / "runs")
-        with (self.folder / ".lock").open("a+") as file:
+        for folder in (self.folder, self.folder / "runs", *(self.folder / "runs").glob("*/")):
+            writable_folder(folder)
+        with self._lock_file() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -72,8 +73,8 @@ class Store:
         free, needed = shutil.disk_usage(self.folder).free, runs * _BYTES
         if free < needed:
             raise InvalidInput(
-                f"{runs} results need about {needed / 1e6:.1f} MB, but the disk of {str(self.folder)!r} has "
-                f"{free / 1e6:.1f} MB left; make room, or choose another folder"
+                f"{runs} results need about {needed / 1e6:.3g} MB, but the disk of {str(self.folder)!r} has "
+                f"{free / 1e6:.3g} MB left; make room, or choose another folder"
             )
 
     def finished(self, config: RunConfig, seed: int) -> dict[str, Any] | None:
@@ -117,6 +118,13 @@ class Store:
         return results, failures, sorted((self.folder / "runs").glob("*/*.corrupt"))
 
     # ---- parts ---------------------------------------------------------------------------------------------------
+    def _lock_file(self) -> IO[str]:
+        path = self.folder / ".lock"
+        try:
+            return path.open("a+")
+        except OSError as error:
+            raise InvalidInput(f"cannot write {str(path)!r}: {error.strerror}; choose another folder") from error
+
     def _path(self, task: str, hash_: str, seed: int, versions: Mapping[str, str]) -> Path:
         return self.folder / "runs" / f"{hash_}@{versions_tag(task, versions)}" / f"{seed}.json"
 
@@ -125,6 +133,10 @@ class Store:
             record = json.loads(path.read_text())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot read the result {str(path)!r}: {error.strerror}; mend that, or move it away to run it again"
+            ) from error
         except (ValueError, UnicodeDecodeError):
             record = None
         if not (isinstance(record, dict) and record.keys() >= _NEEDED and record["format"] == FORMAT):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,8 +15,8 @@ import numpy as np
 
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput, unknown_name
-from mpcrl.core.threads import ThreadBudget
-from mpcrl.experiments.backends import BACKENDS, WorkerDied, workers_of
+from mpcrl.core.threads import ThreadBudget, available_threads
+from mpcrl.experiments.backends import BACKENDS, Workers, workers_of
 from mpcrl.experiments.config import RunConfig
 from mpcrl.experiments.configure import Predictor, predictor_for
 from mpcrl.experiments.machine import machine, versions
@@ -53,6 +54,7 @@ def execute(config: RunConfig, seed: int, threads: int) -> dict[str, Any]:
             steps=config.steps,
             seed=seed,
             threads=threads,
+            budget_ms=_budget_ms(config, task.dt),
             controls_per_plan=config.controls_per_plan,
             conditions=config.conditions,
         )
@@ -78,7 +80,8 @@ class Sweep:
     backend : str
         One of `BACKENDS`.
     workers : int, optional
-        Processes; one for each core that this process may use, or those of the cluster, if not given.
+        Processes; one for each core that this process may use and no more than `threads`, or those of the cluster, if
+        not given.
     threads : int, optional
         To be divided among the workers; all that there are if not given.
     scheduler : str, optional
@@ -129,9 +132,12 @@ class Sweep:
         """
         self.store.check_space(len(runs))
         own = versions()
-        with workers_of(self.backend, self.workers, self.scheduler) as workers:
+        wanted = self.workers
+        if wanted is None and self.scheduler is None:
+            wanted = min(available_threads(), ThreadBudget.of(self.threads).count)
+        with workers_of(self.backend, wanted, self.scheduler) as workers:
             share = ThreadBudget.of(self.threads).share(workers.number).count if workers.local else self.threads or 1
-            for record in _unordered(workers.parallel(share), runs, share):
+            for record in _unordered(workers, runs, share):
                 self.store.save(record)
                 theirs, ours = (versions_tag(record["config"]["task"], v) for v in (record["versions"], own))
                 if theirs != ours:
@@ -159,31 +165,39 @@ def _prepared(task: str, model: str, dtype: str) -> tuple[Task, Predictor]:
     return made, predictor_for(made, model, dtype if model == "analytic" else None)
 
 
-def _unordered(parallel: Callable[[], joblib.Parallel], runs: Sequence[Run], threads: int) -> Iterator[dict[str, Any]]:
-    """What becomes of each run. Those that were under way when a worker died are done again, one by one."""
-    begun: dict[tuple[str, int], Run] = {}
+def _budget_ms(config: RunConfig, dt: float) -> float | None:
+    return None if config.time_share is None else 1e3 * config.time_share * config.controls_per_plan * dt
 
-    def tasks(some: Iterator[Run]) -> Iterator[Any]:
+
+def _unordered(workers: Workers, runs: Sequence[Run], threads: int) -> Iterator[dict[str, Any]]:
+    """What becomes of each run. Those that were under way when a worker died are done again, one by one."""
+    parallel = workers.parallel(threads)
+    waiting = {(config.hash, seed): (config, seed) for config, seed in runs}
+    begun: list[tuple[str, int]] = []
+
+    def tasks(some: Sequence[Run]) -> Iterator[Any]:
+        begun.clear()
         for config, seed in some:
-            begun[config.hash, seed] = config, seed
+            begun.append((config.hash, seed))
             yield joblib.delayed(execute)(config, seed, threads)
 
-    left = iter(runs)
-    while True:
+    while waiting:
         try:
-            for record in parallel()(tasks(left)):
-                begun.pop((record["hash"], record["seed"]))
+            ending = parallel()(tasks(list(waiting.values())))
+            importlib.import_module("scipy.special")  # the workers start, and the tables at the end need it
+            for record in ending:
+                del waiting[record["hash"], record["seed"]]
                 yield record
-            return
-        except WorkerDied:
-            suspects = list(begun.values())
-            begun.clear()
-        for suspect in suspects:
-            try:
-                yield from parallel()(tasks(iter([suspect])))
-            except WorkerDied:
-                yield _death(suspect, threads)
-            begun.clear()
+        except workers.died:
+            suspects = [key for key in begun if key in waiting]
+            if not suspects:
+                raise
+            for key in suspects:
+                run = waiting.pop(key)
+                try:
+                    yield from parallel()(tasks([run]))
+                except workers.died:
+                    yield _death(run, threads)
 
 
 def _death(run: Run, threads: int) -> dict[str, Any]:
@@ -207,6 +221,7 @@ def _outcome(result: RunResult) -> dict[str, Any]:
     points = np.unique(np.linspace(1, so_far.size, min(_CURVE, so_far.size)).round().astype(int))
     return {
         "return": record.total,
+        "planning_cost": record.planning_cost if np.isfinite(record.planning_cost) else None,
         "steps": len(record.controls),
         "ended": record.ended,
         "samples": result.samples,

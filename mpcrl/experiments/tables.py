@@ -30,7 +30,7 @@ class Group:
         Label of the configuration, the same in all tasks; see `labels`.
     config : mapping
     versions : mapping
-        Those that results depend on: mpcrl, and MuJoCo where it simulates.
+        What else results depend on: mpcrl, MuJoCo where it simulates, and in real time the CPU and the threads.
     records : tuple of mapping
         In the order of their seeds.
     """
@@ -53,6 +53,11 @@ class Group:
     def returns(self) -> np.ndarray:
         """Return of each run [n]."""
         return np.array([record["return"] for record in self.records])
+
+    @property
+    def planning_costs(self) -> np.ndarray:
+        """Planning cost of each run [n]; NaN where it is not known."""
+        return np.array([record.get("planning_cost") for record in self.records], np.float64)
 
 
 def grouped(records: Iterable[Mapping[str, Any]], without: Sequence[str] = ()) -> list[Group]:
@@ -91,6 +96,7 @@ def result_rows(groups: Iterable[Group]) -> list[Row]:
             **_identity(group),
             "seed": record["seed"],
             "return": record["return"],
+            "planning_cost": record.get("planning_cost"),  # results of before it was kept have none
             "steps": record["steps"],
             "ended": record["ended"],
             "samples": record["samples"],
@@ -111,6 +117,7 @@ def summary_rows(groups: Iterable[Group]) -> list[Row]:
         for name, statistic in (("mean", mean), ("iqm", interquartile_mean)):
             found = stratified_interval([group.returns], statistic)
             row.update({name: float(found.value), f"{name}_low": float(found.low), f"{name}_high": float(found.high)})
+        row["planning_cost"] = float(group.planning_costs.mean())
         rows.append({**row, "least": float(group.returns.min()), "most": float(group.returns.max())})
     return rows
 
@@ -143,6 +150,7 @@ def failure_rows(failures: Iterable[Mapping[str, Any]]) -> list[Row]:
             "horizon": record["config"]["horizon"],
             "hash": record["hash"],
             "seed": record["seed"],
+            **{name: _versions(record).get(name, "") for name in ("mpcrl", "mujoco")},
             "error": record["error"],
         }
         for record in failures
@@ -166,11 +174,18 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 
 
+def timed(config: Mapping[str, Any]) -> bool:
+    """Whether results depend on the machine's speed."""
+    return config["conditions"]["mode"] == "realtime" or "time_share" in config
+
+
 # ---- parts -------------------------------------------------------------------------------------------------------
 def _versions(record: Mapping[str, Any]) -> dict[str, str]:
     found = {"mpcrl": record["versions"].get("mpcrl", "")}
     if record["config"]["task"] not in ANALYTIC_TASKS:
         found["mujoco"] = record["versions"].get("mujoco", "")
+    if timed(record["config"]):
+        found.update({key: str(record["machine"][key]) for key in ("cpu", "threads")})
     return found
 
 
@@ -194,6 +209,7 @@ def _identity(group: Group) -> Row:
         "dtype": config["dtype"],
         "most_steps": config["steps"],
         "controls_per_plan": config["controls_per_plan"],
+        "time_share": config.get("time_share", np.nan),
         **conditions,
         "plant_scale": scales,
         "mpcrl": group.versions["mpcrl"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import namedtuple
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -21,12 +22,16 @@ class Outcome(NamedTuple):
     state : ndarray [nx]
         As the task's model takes it; NaN where MuJoCo's simulation diverged.
     reward : float
+    planning_cost : float
+        What plans are to keep low: minus the reward, but where the task has a planning cost of its own; NaN where that
+        is no number.
     ended : str
         Why the episode is over; "" while it is not.
     """
 
     state: np.ndarray
     reward: float
+    planning_cost: float
     ended: str
 
 
@@ -148,7 +153,7 @@ class AnalyticWorld:
         self._steps += 1
         over = task.terminated is not None and task.terminated(self._state, task.params)
         ended = "terminated" if over else "time limit" if self._steps >= task.episode_steps else ""
-        return Outcome(np.array(self._state), reward, ended)
+        return Outcome(np.array(self._state), reward, -reward, ended)
 
     def perturbed(self, state: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
         return state + deviation * rng.standard_normal(state.size)
@@ -176,6 +181,7 @@ class MujocoWorld:
         self._scale = plant_scale or {}
         self._env = task.make_env()
         self._bytes = b""
+        self._record, self._steps = namedtuple("record", task.read_fields), 0
 
     @property
     def mj_model(self) -> Any:
@@ -196,6 +202,7 @@ class MujocoWorld:
             self._env.close()
             self._env = self.task.make_env()
         self._env.reset(seed=seed)
+        self._steps = 0
         self.task.mj_data(self._env).warning.number[:] = 0  # what a reset tries out may leave some
         self.params = self.task.params_of(self._env)
         buffer = np.empty(mujoco.mj_sizeModel(self.mj_model), np.uint8)
@@ -209,6 +216,7 @@ class MujocoWorld:
         return self.task.state(self._env)
 
     def step(self, control: np.ndarray) -> Outcome:
+        before = self._recorded()
         try:
             _, reward, terminated, truncated, _ = self._env.step(control)
         except RuntimeError:  # dm_control's PhysicsError
@@ -218,9 +226,11 @@ class MujocoWorld:
         state = self.task.state(self._env)
         if self._diverged():
             # MuJoCo goes on from the model's initial pose: unless an environment noticed, it rewards a leap.
-            return Outcome(np.full_like(state, np.nan), float(reward) if terminated else 0.0, "diverged")
+            return Outcome(np.full_like(state, np.nan), float(reward) if terminated else 0.0, 0.0, "diverged")
+        cost = -float(reward) if before is None else self._planning_cost(before, control)
         ended = "terminated" if terminated else "time limit" if truncated else ""
-        return Outcome(state, float(reward), ended)
+        self._steps += 1
+        return Outcome(state, float(reward), cost, ended)
 
     def perturbed(self, state: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
         return noisy_state(self.mj_model, state, deviation, rng)
@@ -248,6 +258,22 @@ class MujocoWorld:
 
     def close(self) -> None:
         self._env.close()
+
+    def _recorded(self) -> Any:
+        """The fields that the planning cost reads, as they are now; None where the reward says all."""
+        if self.task.planning_cost is None:
+            return None
+        data = self.task.mj_data(self._env)
+        return self._record(*(getattr(data, name).copy() for name in self.task.read_fields))
+
+    def _planning_cost(self, before: Any, control: np.ndarray) -> float:
+        assert self.task.planning_cost is not None
+        try:
+            with np.errstate(all="ignore"):
+                cost = float(self.task.planning_cost(before, control, self._recorded(), self._steps, self.params))
+        except (ArithmeticError, ValueError):  # in plain Python, 1 / 0.0 and the like
+            return np.nan
+        return cost if np.isfinite(cost) else np.nan
 
     def _diverged(self) -> bool:
         """Whether MuJoCo has warned in this episode, which is what fails a plan's sample too."""

@@ -57,8 +57,8 @@ class MuJoCo:
     frame_skip : int
         Physics steps per control; 1 if not given.
     coarse : bool
-        Whether to plan with coarser physics than the model's, 2 to 8 times cheaper: half the physics steps per control
-        at time steps that make up for it, and an implicit Euler integrator in the place of Runge-Kutta's.
+        Whether to plan with coarser physics than the model's, 2 to 4 times cheaper: an implicit Euler integrator in the
+        place of Runge-Kutta's, or half the physics steps per control, at time steps that make up for it.
     scenarios : sequence of MjModel, optional
         Domain randomisation: each candidate is simulated under every one of them.
     risk : Risk
@@ -113,7 +113,7 @@ class MuJoCo:
         self._current = bool(_chosen(current, task and task.current, True))
         self._frame_skip = positive_integer("frame_skip", _chosen(frame_skip, task and task.frame_skip, 1))
         self.task, self.coarse = task, coarse
-        self._physics_steps = -(-self._frame_skip // 2) if coarse else self._frame_skip
+        self._physics_steps = self._frame_skip
         self._params = _chosen(params, task and task.params, NoParams())
         self._fields = lanes.fields_of(self._params)
         kinds = getattr(type(self._params), "__annotations__", {})  # as text in a ForwardRef, where they are put off
@@ -149,6 +149,8 @@ class MuJoCo:
         self.as_task = False
         self.dt = self._frame_skip * models[0].opt.timestep
         if self.coarse:
+            runge_kutta = models[0].opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+            self._physics_steps = self._frame_skip if runge_kutta else -(-self._frame_skip // 2)
             models = [self._coarser(model) for model in models]
         self._recording = physics.Recording.of(models, self._physics_steps, self._names, self._current, self._apply)
         self._physics = physics.physics_for(self._recording)

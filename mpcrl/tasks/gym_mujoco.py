@@ -6,12 +6,17 @@ Their rewards read derived fields as mj_step leaves them, one physics step behin
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
 from mpcrl.tasks.scalars import distance, squared
+
+
+_COARSE: Mapping[str, Any] = {"planner": "icem", "model": "mujoco-coarse", "controls_per_plan": 2}
+"""What presets begin with where Runge-Kutta takes most of the time, or the control period is very short."""
 
 
 # ---- pendulums ---------------------------------------------------------------------------------------------------
@@ -211,7 +216,7 @@ def swimmer() -> MujocoTask:
         fields=("qpos",),
         cost=forward_cost,
         params=lambda model, env: ForwardParams(1.0, 1e-4, env.unwrapped.dt),
-        preset={"planner": "icem", "budget": 100, "horizon": 60, "iterations": 3, "beta": 3.0},
+        preset={**_COARSE, "budget": 100, "horizon": 60, "iterations": 3, "beta": 3.0},
     )
 
 
@@ -275,9 +280,9 @@ def hopper() -> MujocoTask:
         planning_cost=legged_planning_cost,
         terminated=legged_terminated,
         params=lambda model, env: LeggedParams(
-            dt=env.unwrapped.dt, min_z=0.7, max_z=math.inf, max_angle=0.2, max_state=100.0
+            dt=env.unwrapped.dt, min_z=0.7, max_z=math.inf, max_angle=0.2, max_state=100.0, cruise=2.3
         ),
-        preset={"planner": "icem", "budget": 100, "horizon": 50, "iterations": 3, "beta": 2.0},
+        preset={**_COARSE, "budget": 100, "horizon": 80, "iterations": 3, "knots": 12, "beta": 0.0},
     )
 
 
@@ -292,7 +297,7 @@ def walker2d() -> MujocoTask:
         params=lambda model, env: LeggedParams(
             dt=env.unwrapped.dt, min_z=0.8, max_z=2.0, max_angle=1.0, max_state=math.inf
         ),
-        preset={"planner": "icem", "budget": 120, "horizon": 50, "iterations": 4, "beta": 2.0},
+        preset={**_COARSE, "budget": 120, "horizon": 50, "iterations": 4, "beta": 2.0},
     )
 
 
@@ -351,7 +356,7 @@ def ant() -> MujocoTask:
         planning_fields=("qpos", "qvel", "xpos", "xmat"),
         terminated=ant_terminated,
         params=lambda model, env: AntParams(torso=model.body("torso").id, dt=env.unwrapped.dt),
-        preset={"planner": "icem", "budget": 120, "horizon": 16, "iterations": 3, "beta": 2.0},
+        preset={**_COARSE, "controls_per_plan": 1, "budget": 120, "horizon": 20, "iterations": 4, "beta": 2.0},
     )
 
 
@@ -430,7 +435,7 @@ def humanoid() -> MujocoTask:
         params=lambda model, env: HumanoidParams(
             mass=model.body_mass.copy(), torso=model.body("torso").id, dt=env.unwrapped.dt
         ),
-        preset={"planner": "icem", "budget": 100, "horizon": 20, "iterations": 4, "beta": 2.0, "width": 0.3},
+        preset={**_COARSE, "budget": 100, "horizon": 20, "iterations": 4, "beta": 2.0, "width": 0.3},
     )
 
 
@@ -463,5 +468,5 @@ def humanoid_standup() -> MujocoTask:
         planning_cost=standup_planning_cost,
         planning_fields=("qpos",),
         params=lambda model, env: StandupParams(timestep=model.opt.timestep),
-        preset={"planner": "icem", "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
+        preset={**_COARSE, "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
     )

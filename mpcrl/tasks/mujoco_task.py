@@ -74,6 +74,11 @@ class MujocoTask(Task):
     read_params: Callable[[Any, Any], Any] | None = None
     apply: Callable[[Any, Any, np.ndarray], None] | None = None
 
+    @property
+    def read_fields(self) -> tuple[str, ...]:
+        """Of MjData, all that any of the functions reads."""
+        return tuple(dict.fromkeys(self.fields + (self.planning_fields or ())))
+
     def mj_model(self, env: Any) -> Any:
         """The MjModel that `env` simulates, live; environments may edit it in `reset`."""
         return simulation(env)[0]

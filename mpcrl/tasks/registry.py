@@ -123,14 +123,20 @@ def make_task(name: str) -> Task:
     InvalidInput
         The file does not exist or cannot be run, or what is named in it is no task.
     """
-    path, colon, attribute = name.rpartition(":")
-    if colon and path.endswith(".py"):
+    if is_file(name):
+        path, _, attribute = name.rpartition(":")
         return _task_in_file(Path(path), attribute)
     if name.endswith(".py"):
         raise InvalidInput(f"{name!r} is a file; which task of it? Write {name}:NAME")
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)
     return TASKS[name]()
+
+
+def is_file(name: str) -> bool:
+    """Whether a task's name is `file.py:name`, that of one's own."""
+    path, colon, _ = name.rpartition(":")
+    return bool(colon) and path.endswith(".py")
 
 
 def task_of_source(path: Path, attribute: str, source: bytes) -> Task:

@@ -92,7 +92,7 @@ def swingup_sparse() -> MujocoTask:
         cost=sparse_cost,
         planning_cost=planning_cost,
         params=CartpoleParams(),
-        preset={**_SWING, "budget": 320, "horizon": 110, "iterations": 4, "knots": 8},
+        preset={**_SWING, "budget": 320, "horizon": 95, "iterations": 4, "knots": 8},
     )
 
 

@@ -37,7 +37,7 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
 
 def walk() -> MujocoTask:
     """Get up on four legs and walk at 0.5 m/s. Controls are twelve set lengths."""
-    return _task("walk", 0.5)
+    return _task("walk", 0.5, budget=100, horizon=24, iterations=3, elites=8)
 
 
 def run() -> MujocoTask:
