@@ -102,20 +102,25 @@ def edited(folder: Path, **changes: Any) -> Path:
 
 
 # ---- what is loaded acts alike ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", PLANNERS)
+EVERY = {name: make() for name, make in PLANNERS.items()}
+EVERY["both"] = mpcrl.planners.WarmStart(
+    first=mpcrl.planners.ilqr(horizon=12), then=mpcrl.planners.icem(budget=32, horizon=12)
+)
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_every_planner_comes_back_equal(name: str, pendulum: Any, tmp_path: Path) -> None:
-    controller = mpcrl.Controller(pendulum, PLANNERS[name](), threads=1)
-    assert mpcrl.load(mpcrl.export(controller, tmp_path / "out")).planner == controller.planner
+    model = mpcrl.Analytic(pendulum, dtype=np.float64)
+    loaded = mpcrl.load(mpcrl.export(mpcrl.Controller(pendulum, EVERY[name], model=model, threads=1), tmp_path / "out"))
+    assert loaded.planner == EVERY[name]
+    assert loaded.model.dtype == np.float64
 
 
 def test_a_loaded_controller_gives_the_same_controls(pendulum: Any, tmp_path: Path) -> None:
     params = pendulum.params._replace(gravity=12.5, max_rate=7)
-    then = mpcrl.planners.icem(budget=32, horizon=12)
-    task = dataclasses.replace(pendulum, params=params)
     controller = mpcrl.Controller(
-        task,
-        mpcrl.planners.WarmStart(first=mpcrl.planners.ilqr(budget=42, horizon=12), then=then),
-        model=mpcrl.Analytic(task, dtype=np.float64),
+        dataclasses.replace(pendulum, params=params),
+        mpcrl.planners.icem(budget=32, horizon=12),
         seed=2**64 - 1,
         threads=1,
         rate_limit=np.array([9.0]),
@@ -125,7 +130,6 @@ def test_a_loaded_controller_gives_the_same_controls(pendulum: Any, tmp_path: Pa
     expected = controls(controller)
     loaded = mpcrl.load(mpcrl.export(controller, tmp_path / "out"))
     assert loaded.task.params == params
-    assert loaded.model.dtype == np.float64
     assert loaded.space.rate.tolist() == [9.0]
     np.testing.assert_array_equal(controls(loaded), expected)
 
