@@ -52,24 +52,7 @@ def rebuilt(written: Any, kinds: Mapping[str, type], where: str = "configuration
     InvalidInput
         Also for a value that the dataclass itself refuses.
     """
-    if not (isinstance(written, dict) and isinstance(written.get("type"), str)):
-        raise InvalidInput(f"{where} must be a mapping with a type, got {short(written)}")
-    kind = kinds.get(written["type"])
-    if kind is None:
-        raise InvalidInput(f"{where} must be one of {', '.join(sorted(kinds))}, got {short(written['type'])}")
-    fields = {field.name: field.init for field in dataclasses.fields(kind)}
-    if written.keys() - {"type"} != fields.keys():
-        raise InvalidInput(f"{where}: a {kind.__name__} has the fields {', '.join(fields)}; got {short(list(written))}")
-    hints = annotations_of(kind)
-    values = {name: _field(written[name], hints[name], kinds, f"{where}.{name}") for name in fields}
-    try:
-        whole = kind(**{name: value for name, value in values.items() if fields[name]})
-    except InvalidInput as error:
-        raise InvalidInput(f"{where}: {error}") from error
-    for name, given in fields.items():
-        if not given and getattr(whole, name) != values[name]:
-            raise InvalidInput(f"{where}.{name} must be {getattr(whole, name)!r}, got {short(values[name])}")
-    return whole
+    return _rebuilt(written, kinds, kinds, where)
 
 
 @functools.cache
@@ -85,10 +68,34 @@ def short(value: Any) -> str:
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
+def _rebuilt(written: Any, kinds: Mapping[str, type], allowed: Mapping[str, type], where: str) -> Any:
+    """A dataclass out of `allowed`, whose own parts are out of `kinds`."""
+    if not (isinstance(written, dict) and isinstance(written.get("type"), str)):
+        raise InvalidInput(f"{where} must be a mapping with a type, got {short(written)}")
+    kind = allowed.get(written["type"])
+    if kind is None:
+        known = ", ".join(sorted(allowed)) or "a plain value"
+        raise InvalidInput(f"{where} must be {known}, got {short(written['type'])}")
+    fields = {field.name: field.init for field in dataclasses.fields(kind)}
+    if written.keys() - {"type"} != fields.keys():
+        raise InvalidInput(f"{where}: a {kind.__name__} has the fields {', '.join(fields)}; got {short(list(written))}")
+    hints = annotations_of(kind)
+    values = {name: _field(written[name], hints[name], kinds, f"{where}.{name}") for name in fields}
+    try:
+        whole = kind(**{name: value for name, value in values.items() if fields[name]})
+    except InvalidInput as error:
+        raise InvalidInput(f"{where}: {error}") from error
+    for name, given in fields.items():
+        if not given and getattr(whole, name) != values[name]:
+            raise InvalidInput(f"{where}.{name} must be {getattr(whole, name)!r}, got {short(values[name])}")
+    return whole
+
+
 def _field(value: Any, hint: Any, kinds: Mapping[str, type], where: str) -> Any:
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if isinstance(value, dict):
-        return rebuilt(value, {n: kind for n, kind in kinds.items() if any(_fits(kind, c) for c in choices)}, where)
+        allowed = {name: kind for name, kind in kinds.items() if any(_fits(kind, choice) for choice in choices)}
+        return _rebuilt(value, kinds, allowed, where)
     for choice in choices:
         if choice in (bool, str, types.NoneType) and type(value) is choice:
             return value
