@@ -94,7 +94,7 @@ def export(
         "params": list(params._fields),
         "model": _model_fields(controller.model, task),
         "planner": configuration(controller.planner),
-        "settings": _settings(configuration(controller.settings), task.nu),
+        "settings": configuration(_settings(configuration(controller.settings), task.nu)),
         "seed": controller.seed,
         "kernels": kernel_target() if kernels else None,
     }
