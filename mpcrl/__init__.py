@@ -22,6 +22,7 @@ _HOMES = {
     "Answer": "mpcrl.control.realtime",
     "Controller": "mpcrl.control.controller",
     "Fault": "mpcrl.control.realtime",
+    "DamagedExport": "mpcrl.core.errors",
     "MpcrlError": "mpcrl.core.errors",
     "MuJoCo": "mpcrl.models.mujoco",
     "MujocoTask": "mpcrl.tasks.mujoco_task",
@@ -34,6 +35,9 @@ _HOMES = {
     "TaskEnv": "mpcrl.tasks.environment",
     "Telemetry": "mpcrl.control.telemetry",
     "barrier": "mpcrl.tasks.constraints",
+    "WrongSource": "mpcrl.core.errors",
+    "export": "mpcrl.control.export",
+    "load": "mpcrl.control.export",
     "make_task": "mpcrl.tasks.registry",
     "mujoco_task": "mpcrl.tasks.mujoco_task",
     "penalty": "mpcrl.tasks.constraints",
@@ -51,6 +55,7 @@ __all__ = [
     "AnalyticTask",
     "Answer",
     "Controller",
+    "DamagedExport",
     "Fault",
     "MpcrlError",
     "MuJoCo",
@@ -63,10 +68,13 @@ __all__ = [
     "Task",
     "TaskEnv",
     "Telemetry",
+    "WrongSource",
     "barrier",
     "control",
     "core",
     "experiments",
+    "export",
+    "load",
     "make_task",
     "models",
     "mujoco_task",
@@ -84,11 +92,12 @@ __all__ = [
 if _typing.TYPE_CHECKING:
     from mpcrl import control, core, experiments, models, planners, tasks
     from mpcrl.control.controller import Controller
+    from mpcrl.control.export import export, load
     from mpcrl.control.filters import SavitzkyGolay
     from mpcrl.control.plan import Plan, Stats, Status
     from mpcrl.control.realtime import Answer, Fault, RealtimeController
     from mpcrl.control.telemetry import Telemetry, read_telemetry
-    from mpcrl.core.errors import MpcrlError
+    from mpcrl.core.errors import DamagedExport, MpcrlError, WrongSource
     from mpcrl.core.vecmath import sigmoid, smooth_abs, wrap_to_pi
     from mpcrl.experiments.run import run_task
     from mpcrl.models.analytic import Analytic

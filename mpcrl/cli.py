@@ -229,6 +229,73 @@ def warmup(
     return 0
 
 
+def export(
+    task: Annotated[str, shown("TASK", "one of those that `mpcrl list` shows, or file.py:name")],
+    /,
+    *,
+    out: Annotated[Path, shown("DIR", "the folder to write; an older export in it is replaced")],
+    planner: Annotated[str | None, shown("NAME", "the task's own by default")] = None,
+    model: Annotated[
+        str, shown("NAME", "what predicts: auto (the task's own), analytic, mujoco or mujoco-coarse")
+    ] = "auto",
+    budget: Annotated[int | None, shown("N", "trajectories simulated per control step")] = None,
+    horizon: Annotated[int | None, shown("N", "control steps that a plan looks ahead")] = None,
+    option: Annotated[
+        tuple[str, ...], shown("NAME=VALUE", "an option of the planner, such as beta=0.25; may be given several times")
+    ] = (),
+    dtype: Annotated[str | None, shown("TYPE", "of an analytic model: float32 (the default) or float64")] = None,
+    seed: Annotated[int, shown("N", "the same seed gives the same controls; 0 by default")] = 0,
+    threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,
+    controls_per_plan: Annotated[
+        int | None, shown("N", "controls taken of each plan; the task's own by default")
+    ] = None,
+    rate_limit: Annotated[float | None, shown("X", "largest change of a control per second")] = None,
+    safe_control: Annotated[
+        str | None, shown("U,V", "given when there is no plan left; the middle of the bounds by default")
+    ] = None,
+    file: Annotated[
+        tuple[Path, ...], shown("FILE", "what a file.py reads or imports, such as its XML; may be given several times")
+    ] = (),
+    kernels: Annotated[
+        bool, shown("", "add the compiled kernels, for machines with the same CPU and versions")
+    ] = False,
+) -> int:
+    """Write a controller to a folder, from which `mpcrl.load` makes it on the robot."""
+    from mpcrl.control.controller import Controller
+    from mpcrl.control.export import export as export_controller
+    from mpcrl.experiments import display
+    from mpcrl.experiments.configure import (
+        controls_per_plan_for,
+        parse_numbers,
+        parse_options,
+        planner_for,
+        predictor_for,
+    )
+    from mpcrl.experiments.video import settle_rendering
+    from mpcrl.tasks.registry import is_file, make_task
+
+    settle_rendering(task, False)
+    problem = make_task(task)
+    controller = Controller(
+        problem,
+        planner_for(problem, planner, budget=budget, horizon=horizon, options=parse_options(option)),
+        model=predictor_for(problem, model, dtype).model,
+        seed=seed,
+        threads=threads,
+        rate_limit=rate_limit,
+        safe_control=None if safe_control is None else parse_numbers("safe-control", safe_control),
+        controls_per_plan=controls_per_plan_for(problem, controls_per_plan),
+    )
+    source = task if is_file(task) else None
+    folder = export_controller(controller, out, source=source, files=file, kernels=kernels)
+    named = f", source={str(folder / 'source' / Path(task).name)!r}" if source else ""
+    display.consoles()[0].print(
+        f"{problem.name} with {controller.planner.name} is in {out}; load it with mpcrl.load({str(out)!r}{named})",
+        soft_wrap=True,
+    )
+    return 0
+
+
 def monitor(
     path: Annotated[Path, shown("PATH", "that a controller was given: Controller(..., telemetry=PATH)")],
     /,
@@ -284,6 +351,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_names,
     "doctor": doctor,
     "warmup": warmup,
+    "export": export,
     "monitor": monitor,
     "view": view,
 }

@@ -19,10 +19,11 @@ import pytest
 
 import mpcrl
 from mpcrl.cli import main
+from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import InvalidInput, UnknownName
 from mpcrl.core.files import atomic, writable_folder
 from mpcrl.experiments import display, machine, outputs, plots, video
-from mpcrl.experiments.configure import configuration, parse_options, planner_for
+from mpcrl.experiments.configure import parse_options, planner_for
 from mpcrl.experiments.episode import Counts, Episode, Progress
 from mpcrl.experiments.outputs import Outputs
 from mpcrl.experiments.run import RunResult, run_task

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,16 @@ class Controller:
                 f"controls_per_plan must be at most the planner's horizon of {planner.horizon}, got {controls_per_plan}"
             )
         self._controls_per_plan = controls_per_plan
+        self.settings: Mapping[str, Any] = {
+            "threads": threads,
+            "rate_limit": rate_limit,
+            "acceleration_limit": acceleration_limit,
+            "smoothing": smoothing,
+            "validator": validator,
+            "safe_control": safe_control,
+            "controls_per_plan": controls_per_plan,
+        }
+        """The arguments beside task, planner, model, seed and telemetry, as they were given."""
         self._seconds_per_sample = 0.0
         self._busy = threading.Lock()
         self.telemetry = self._telemetry(telemetry)
@@ -139,6 +149,11 @@ class Controller:
         self._newest: IterationInfo | None = None
         self.telemetry.reset()
         self._last: tuple[np.ndarray, np.ndarray, int, Any] | None = None
+
+    @property
+    def seed(self) -> int:
+        """What keys all random numbers."""
+        return self._seed
 
     def warmup(self, state: np.ndarray | None = None) -> float:
         """Compile or load all kernels and measure the rate of samples; the controller is as if new afterwards.
@@ -478,7 +493,7 @@ def _best_cost(infos: list[IterationInfo]) -> float:
     return min((info.best_cost for info in infos), default=np.inf)
 
 
-def _cheapest(info: IterationInfo, count: int) -> Iterable[np.ndarray]:
+def _cheapest(info: IterationInfo, count: int) -> np.ndarray | tuple[()]:
     """Controls [H, nu] of the cheapest finite samples, at most so many, in their order."""
     if info.candidates is None or info.costs is None:
         return ()

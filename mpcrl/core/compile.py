@@ -9,22 +9,25 @@ written, or that somebody else could write, leaves kernels uncached with one war
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import linecache
 import os
 import pathlib
+import re
 import stat
 import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import llvmlite
 import numba
 import numpy as np
 import platformdirs
+from llvmlite.binding import get_host_cpu_features, get_host_cpu_name, get_process_triple
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.runtime import rtsys
 
@@ -39,6 +42,8 @@ _ONLY_PRANGE = {"prange": True} | dict.fromkeys(
 """Parallel where a kernel says so: otherwise each small array expression would wake all threads."""
 
 _loading = threading.Lock()
+_used: set[str] = set()
+"""Names of kernels in the cache, without their endings, that this process has asked for."""
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
@@ -89,6 +94,40 @@ def library_digest() -> str:
     return digest.hexdigest()
 
 
+def kernel_target() -> str:
+    """What compiled kernels are good for: this source, these versions, this kind of CPU."""
+    host = (library_digest(), get_process_triple(), get_host_cpu_name(), get_host_cpu_features().flatten())
+    return hashlib.sha256("\0".join(host).encode()).hexdigest()
+
+
+def used_kernels() -> dict[str, bytes]:
+    """Files of the cache by name, of all kernels that this process has compiled or loaded."""
+    files = [path for base in sorted(_used) for path in sorted(cache_folder().glob(f"{glob.escape(base)}*.nb[ic]"))]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def adopt_kernels(files: Mapping[str, bytes]) -> int:
+    """Put kernels that `used_kernels` gave elsewhere into the cache; the number of those that it did not have.
+
+    They are executed when they are next called, and so is whatever else their files may hold: they are pickles.
+    """
+    folder = _checked_folder(cache_folder())
+    indices = [name for name in files if re.fullmatch(r"[\w.-]+\.nbi", name)] if folder else []
+    adopted = 0
+    for index in indices:
+        assert folder is not None
+        if (folder / index).exists():
+            continue  # an index with the machine code of another one would be worse than none
+        base = re.escape(index.removesuffix(".nbi"))
+        names = [name for name in files if re.fullmatch(rf"{base}\.\d+\.nbc", name)]
+        for name in (*names, index):  # what is complete but for its index does not count
+            scratch = folder / f"{name}.tmp.{os.getpid()}"
+            scratch.write_bytes(files[name])
+            os.replace(scratch, folder / name)
+        adopted += 1
+    return adopted
+
+
 class _ContentLocator(_CacheLocator):
     """Numba's question where a function is cached, answered by content instead of by file and time."""
 
@@ -120,6 +159,7 @@ class _ContentCache(FunctionCache):
     _impl_class = _ContentImpl
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        _used.add(self._impl.filename_base)
         try:
             # Not the base class's: that one first loads all that Numba can compile, SciPy's linear algebra included,
             # half a second that machine code ready to run has no need of. A compilation does so by itself.

@@ -30,6 +30,14 @@ class MissingDependency(MpcrlError, ImportError):
     """An optional package is needed for this call."""
 
 
+class DamagedExport(InvalidInput):
+    """The folder of an exported controller is not what was written, or is of another version."""
+
+
+class WrongSource(InvalidInput):
+    """An exported controller needs its user's source, and this is not it."""
+
+
 class ForkedProcess(MpcrlError, RuntimeError):
     """Parallel kernels cannot run in a process forked after they ran in its parent."""
 

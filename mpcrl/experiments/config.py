@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from mpcrl.core.checks import positive_number
+from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import InvalidInput
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.configure import (
-    configuration,
     controls_per_plan_for,
     model_arguments,
     planner_arguments,

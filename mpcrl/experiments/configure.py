@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -161,26 +160,18 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def parse_numbers(name: str, text: str) -> np.ndarray:
+    """`0.5,-1` as a vector."""
+    try:
+        return np.array([float(number) for number in text.split(",")])
+    except ValueError as error:
+        raise InvalidInput(f"{name} is written as numbers with commas, such as 0.5,-1; got {text!r}") from error
+
+
 def planner_options(name: str) -> dict[str, Any]:
     """Options of a planner with their defaults; budget and horizon, which every planner has, are not among them."""
     parameters = inspect.signature(PLANNERS[name]).parameters
     return {key: p.default for key, p in parameters.items() if key not in _SIZES}
-
-
-def configuration(value: Any) -> Any:
-    """A configuration as JSON can hold it: dataclasses become mappings that name their `type`."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: configuration(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
-    if isinstance(value, Mapping):
-        return {str(key): configuration(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [configuration(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return configuration(value.tolist())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else repr(value)
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------

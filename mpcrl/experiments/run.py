@@ -17,10 +17,10 @@ import numpy as np
 
 from mpcrl.control.controller import Controller
 from mpcrl.core.checks import positive_integer
+from mpcrl.core.configuration import configuration
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.configure import (
     Predictor,
-    configuration,
     controls_per_plan_for,
     planner_for,
     predictor_for,

@@ -73,6 +73,8 @@ class Analytic:
         self._arrays = [i for i, f in enumerate(self._fields) if f.shape is not None]
         self._seen: tuple[Any, tuple[Any, ...]] = (None, ())
         self._scenarios, self._risk = scenarios, risk or Mean()
+        self.as_task = scenarios is None and risk is None
+        """Whether task and dtype say all about it."""
         self._pace = 0.0  # seconds of one thread per block and control step
         self._terms = _check_by_calling(task)
         self._kernels = load_module(_source(task, self.dtype, self._fields, self._terms), "rollout")

@@ -112,7 +112,7 @@ class MuJoCo:
         self._names = field_names(_chosen(fields, recorded, ("qpos", "qvel")))
         self._current = bool(_chosen(current, task and task.current, True))
         self._frame_skip = positive_integer("frame_skip", _chosen(frame_skip, task and task.frame_skip, 1))
-        self._coarse = coarse
+        self.task, self.coarse = task, coarse
         self._physics_steps = self._frame_skip
         self._params = _chosen(params, task and task.params, NoParams())
         self._fields = lanes.fields_of(self._params)
@@ -124,6 +124,9 @@ class MuJoCo:
         self._risk = risk or Mean()
         model, self._example = _load(source)
         self.use([model] if scenarios is None else scenarios)
+        given = (cost, terminal, terminated, fields, current, params, frame_skip, scenarios, risk)
+        self.as_task = task is not None and all(argument is None for argument in given)
+        """Whether task and `coarse` say all about it."""
         self.dtype = np.dtype(np.float64)
         self._module = load_module(self._source(), "mujoco_cost")
         for name in ("cost", "terminal", "terminated"):
@@ -143,8 +146,9 @@ class MuJoCo:
         sizes = {(m.nq, m.nv, m.na, m.nu, m.nmocap, m.nbody, m.nsensordata, physics.state_size(m)) for m in models}
         if len(sizes) > 1:
             raise InvalidInput("all scenarios must have the same numbers of joints, actuators, bodies and sensors")
+        self.as_task = False
         self.dt = self._frame_skip * models[0].opt.timestep
-        if self._coarse:
+        if self.coarse:
             runge_kutta = models[0].opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
             self._physics_steps = self._frame_skip if runge_kutta else -(-self._frame_skip // 2)
             models = [self._coarser(model) for model in models]

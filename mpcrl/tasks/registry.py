@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -140,11 +142,34 @@ def is_file(name: str) -> bool:
     return bool(colon) and path.endswith(".py")
 
 
-def _task_in_file(path: Path, attribute: str) -> Task:
+def task_of_source(path: Path, attribute: str, source: bytes) -> Task:
+    """As `make_task("path:attribute")`, of a source that has been read already: exactly these bytes are executed.
+
+    Raises
+    ------
+    InvalidInput
+        As in `make_task`.
+    """
+    return _task_in_file(path, attribute, source)
+
+
+class _SourceOnly(importlib.machinery.SourceFileLoader):
+    """Executes the source that it is given, never byte code of some earlier one that lies beside it."""
+
+    def __init__(self, name: str, path: str, source: bytes) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return compile(self._source, self.path, "exec", dont_inherit=True)
+
+
+def _task_in_file(path: Path, attribute: str, source: bytes | None = None) -> Task:
     if not path.is_file():
         raise InvalidInput(f"there is no file {str(path)!r} to take the task {attribute!r} from")
     module_name = f"mpcrl_tasks_of_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    loader = None if source is None else _SourceOnly(module_name, str(path), source)
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
     assert spec is not None and spec.loader is not None  # a .py file has both
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
