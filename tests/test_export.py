@@ -146,7 +146,7 @@ def test_filters_come_back_and_a_validator_must_be_given_again(tmp_path: Path) -
         return bool(np.abs(states).max() < 100)
 
     smoothing = mpcrl.SavitzkyGolay(window=3, order=1)
-    filters = {"acceleration_limit": 50.0, "smoothing": smoothing, "validator": near}
+    filters: dict[str, Any] = {"acceleration_limit": 50.0, "smoothing": smoothing, "validator": near}
     planner = mpcrl.planners.mppi(budget=8, horizon=4)
     folder = mpcrl.export(mpcrl.Controller(make_task("lqr"), planner, threads=1, **filters), tmp_path / "out")
     with pytest.raises(InvalidInput, match="had a validator; give it again"):
@@ -269,8 +269,7 @@ def test_damaged_and_hostile_folders_give_typed_errors_and_execute_nothing(fuzze
     assert (everything["cases"], everything["untyped"], everything["executed"]) == ("450", "0", "0")
     for kind, row in fuzzed.items():
         assert int(row["typed"]) > 0.3 * int(row["cases"]), kind
-    for kind in ("missing as_is", "linked as_is", "pickle as_is", "pickle resealed"):
-        assert fuzzed[kind]["loaded"] == "0" or kind == "pickle resealed"
+        assert row["loaded"] == "0" or kind.endswith("resealed"), kind
 
 
 def test_another_version_says_so(pendulum: Any, tmp_path: Path) -> None:
