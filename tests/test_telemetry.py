@@ -261,7 +261,7 @@ sys.stdin.read()
         assert robot.stdout.readline() == "go\n" and robot.stdout.readline() == "done\n"
         assert main(["monitor", str(path), "--once", "--window", "60"]) == 0
         robot.stdin.close()
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())  # lines break where the terminal is narrow
     for part in ("cartpole-swingup", "16 trajectories x 5 steps", "planned 40", "shifted 1", "p99", " Hz over "):
         assert part in shown, shown
     for part in ("16 per plan, 0 of 640 failed", "control force", "rail 0", f"process {robot.pid}"):

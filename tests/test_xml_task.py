@@ -158,7 +158,8 @@ def test_a_diverged_world_ends(sled) -> None:
     world: Any = world_of(sled_task(sled))
     world.reset(0)
     world._env.data.qvel[:] = 1e12
-    assert world.step(np.zeros(1))[1:] == (-np.inf, "diverged")
+    outcome = world.step(np.zeros(1))
+    assert (outcome.reward, outcome.ended) == (-np.inf, "diverged")
 
 
 def test_a_string_is_no_list_of_fields(sled) -> None:

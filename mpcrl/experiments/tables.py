@@ -176,7 +176,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def timed(config: Mapping[str, Any]) -> bool:
     """Whether results depend on the machine's speed."""
-    return config["conditions"]["mode"] == "realtime" or "time_share" in config
+    return config.get("conditions", {}).get("mode") == "realtime" or "time_share" in config
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ def run() -> MujocoTask:
         preset={
             "planner": "icem",
             "controls_per_plan": 2,
-            "budget": 640,
-            "horizon": 50,
+            "budget": 480,
+            "horizon": 56,
             "iterations": 8,
             "decay": 1.0,
             "elites": 8,
