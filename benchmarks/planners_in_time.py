@@ -76,9 +76,8 @@ def page(summary: Iterable[Mapping[str, str]], runs: Iterable[Mapping[str, str]]
         if final is not None:
             compared, reached = compared + 1, reached + (float(best["mean"]) >= 0.97 * final)
         model = f"{best['horizon']}, {best['model']}, {best['controls_per_plan']}"
-        lines.append(
-            f"| {name} | {model} | {' | '.join(cells)} | {early or ''} | {'' if final is None else final} | {share:.2f} |"
-        )
+        returns = [*cells, early or "", final or ""]
+        lines.append(f"| {name} | {model} | {' | '.join(map(str, returns))} | {share:.2f} |")
     tally = f"Here the best planner reaches 97% of its final return on {reached} of {compared} tasks."
     any_run = next(iter(by_hash.values()))[0]
     seeds = max(int(row["runs"]) for rows in by_task.values() for row in rows.values())
