@@ -20,14 +20,24 @@ _COARSE: Mapping[str, Any] = {"planner": "icem", "model": "mujoco-coarse", "cont
 
 # ---- pendulums ---------------------------------------------------------------------------------------------------
 class InvertedPendulumParams(NamedTuple):
-    """The pole's angle from upright at which an episode of InvertedPendulum-v5 ends, rad."""
+    """The pole's angle from upright at which an episode of InvertedPendulum-v5 ends, rad, and weights of the planning
+    cost."""
 
     max_angle: float = 0.2
+    angle_weight: float = 20.0
+    rail_weight: float = 0.5
+    rate_weight: float = 0.05
 
 
 def inverted_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: InvertedPendulumParams) -> float:
     """-1 for each control step after which the pole stands."""
     return 0.0 if inverted_pendulum_terminated(after, p) else -1.0
+
+
+def inverted_pendulum_planning_cost(before: Any, u: Any, after: Any, t: int, p: InvertedPendulumParams) -> float:
+    """The cost, which is flat until it is too late, and squares of the pole's angle, the cart's place and all rates."""
+    away = p.angle_weight * after.qpos[1] ** 2 + p.rail_weight * after.qpos[0] ** 2
+    return inverted_pendulum_cost(before, u, after, t, p) + away + p.rate_weight * squared(after.qvel)
 
 
 def inverted_pendulum_terminated(after: Any, p: InvertedPendulumParams) -> bool:
@@ -42,9 +52,10 @@ def inverted_pendulum() -> MujocoTask:
         "InvertedPendulum-v5",
         fields=("qpos", "qvel"),
         cost=inverted_pendulum_cost,
+        planning_cost=inverted_pendulum_planning_cost,
         terminated=inverted_pendulum_terminated,
         params=InvertedPendulumParams(),
-        preset={"planner": "icem", "budget": 40, "horizon": 25},
+        preset={**_COARSE, "controls_per_plan": 1, "budget": 60, "horizon": 25, "iterations": 3},
     )
 
 
@@ -81,7 +92,16 @@ def inverted_double_pendulum() -> MujocoTask:
         cost=double_pendulum_cost,
         terminated=double_pendulum_terminated,
         params=lambda model, env: DoublePendulumParams(tip=model.site("tip").id),
-        preset={"planner": "icem", "budget": 60, "horizon": 20, "beta": 0.5},
+        preset={
+            **_COARSE,
+            "controls_per_plan": 1,
+            "budget": 300,
+            "horizon": 8,
+            "iterations": 8,
+            "beta": 0.0,
+            "width": 0.2,
+            "execute": "mean",
+        },
     )
 
 
