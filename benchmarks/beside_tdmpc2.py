@@ -51,7 +51,8 @@ TDMPC2 = {
 files that its authors publish."""
 
 REASONS = {
-    "acrobot-swingup": "swings up where plans pay for energy, after 3.5 s, and stands for a second or two (111 of 600 "
+    "acrobot-swingup": "swings up after 3.5 s"
+    " with a cost on energy (not in the preset), and stands for a second or two (111 of 600 "
     "steps): the motor can hold it within a fraction of a degree only, and open-loop samples over a "
     "second diverge by a factor of a thousand. Horizons of 0.6 to 2.4 s, a terminal cost from the Riccati"
     " equation, and one to four controls per plan were tried. What would do it: feedback inside of the "
@@ -62,7 +63,7 @@ REASONS = {
     "on the speed asked for only trades one loss for another.",
     "hopper-hop": "gets up, but does not hop (9 of 250): balance over the foot, which getting up needs, forbids to.",
     "humanoid-run": "not tried: humanoid-walk comes first.",
-    "humanoid-walk": "does not get up in 200 steps, though it does in 75 where standing is all that is asked for: the "
+    "humanoid-walk": "does not get up in 200 steps, though it does in 75 where standing is all that is asked: the "
     "reward of standing without speed is a sixth.",
     "quadruped-run": "0.88 a step when running, at 3.8 of 5 m/s, whether with 160 or 240 samples, 28 or 36 steps ahead.",
     "walker-run": "0.80 a step at 23 times real time on one thread; the gait that a horizon of half a second finds is "
