@@ -65,7 +65,7 @@ REASONS = {
     "humanoid-run": "not tried: humanoid-walk comes first.",
     "humanoid-walk": "does not get up in 200 steps, though it does in 75 where standing is all that is asked: the "
     "reward of standing without speed is a sixth.",
-    "quadruped-run": "0.88 a step when running, at 3.8 of 5 m/s, whether with 160 or 240 samples, 28 or 36 steps ahead.",
+    "quadruped-run": "0.88 a step when running, at 3.8 of 5 m/s, with 160 or 240 samples, 28 or 36 steps ahead.",
     "walker-run": "0.80 a step at 23 times real time on one thread; the gait that a horizon of half a second finds is "
     "no faster.",
 }
@@ -146,8 +146,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     )
     lines = [
         INTRODUCTION,
-        f"{len(won)} of its {len(TDMPC2)} tasks reach {SHARE:.0%} of TD-MPC2's final return, as a mean of {SEEDS} seeds "
-        f"or more, {in_time} of them in real time with {THREADS} threads on an idle machine. {len(known)} have so many "
+        f"{len(won)} of its {len(TDMPC2)} tasks reach {SHARE:.0%} of TD-MPC2's final return, as a mean of {SEEDS} "
+        f"seeds or more, {in_time} of them in real time with {THREADS} threads on an idle machine. {len(known)} have so many "
         "seeds.\n",
         f"| {' | '.join(columns)} |",
         "|---|---:|---|---:|---:|---:|---|---:|---:|---:|",
