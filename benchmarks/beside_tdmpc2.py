@@ -147,8 +147,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         INTRODUCTION,
         f"{len(won)} of its {len(TDMPC2)} tasks reach {SHARE:.0%} of TD-MPC2's final return, as a mean of {SEEDS} "
-        f"seeds or more, {in_time} of them in real time with {THREADS} threads on an idle machine. {len(known)} have so many "
-        "seeds.\n",
+        f"seeds or more, {in_time} of them in real time with {THREADS} threads on an idle machine; {len(known)} have "
+        "so many seeds.\n",
         f"| {' | '.join(columns)} |",
         "|---|---:|---|---:|---:|---:|---|---:|---:|---:|",
     ]
