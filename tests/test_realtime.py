@@ -89,6 +89,16 @@ def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, star
     assert last[0] in {0.5, *(v for _, v in answers), *(v for _, values in plans for v in values)}
 
 
+@pytest.mark.parametrize("epoch", [3e7, 1.7634e9, 1.7634e9 + 0.1234567, 1e12])  # a year of uptime, seconds since 1970
+def test_what_acts_is_found_where_a_clock_counts_from_long_ago(epoch):
+    history, timeline = History(1), (piece(epoch, np.arange(60.0), stamp=epoch, dt=0.02),)
+    for k in range(20):
+        history.add(epoch + 0.001 * k, np.array([7.0]))
+        means, _ = acting(history, timeline, np.array([0.5]), epoch + 0.02, 0.02, 3 + k)
+        if epoch < 1e10:
+            assert np.allclose(means[:, 0], np.arange(1.0, 4 + k), atol=0.01)
+
+
 def test_a_newer_plan_replaces_what_begins_later_and_keeps_what_comes_before():
     old, middle, new = piece(1, [1, 1, 1]), piece(3, [2, 2]), piece(2, [3, 3, 3])
     timeline = extended(extended(extended((), old), middle), new)
