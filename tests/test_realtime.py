@@ -261,6 +261,44 @@ def test_on_a_miss(on_miss, status):
     assert answer.status is (Status.PLANNED if on_miss == "safe" else Status.STOPPED)
 
 
+def test_a_caller_who_comes_back_after_the_plan_is_over_has_missed_too():
+    realtime = lockstep(on_miss="stop")
+    for tick in range(5):
+        realtime.submit(np.zeros(2), tick * DT)
+        assert realtime.control(tick * DT).status is (Status.PLANNED if tick else Status.SAFE)
+    assert realtime.control((5 + 3 * HORIZON) * DT).status is Status.STOPPED
+
+
+@pytest.mark.parametrize("on_miss", ["safe", "shift"])
+def test_a_stop_of_another_thread_is_never_undone_by_an_answer(on_miss):
+    class Meddling(str):
+        """Stands for a thread that stops the controller while `control` decides."""
+
+        def __eq__(self, other: object) -> bool:
+            realtime.stop()
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    realtime = lockstep(on_miss=on_miss)
+    for tick in range(3):
+        realtime.submit(np.zeros(2), tick * DT)
+        realtime.control(tick * DT)
+    realtime._on_miss = Meddling(on_miss)
+    realtime.control(7 * DT)
+    assert realtime.stopped and realtime.control(7 * DT).status is Status.STOPPED
+
+
+def test_plans_that_are_only_ever_late_arm_the_latch_and_break_the_count():
+    realtime = lockstep(stop_after=4 * DT)
+    realtime.submit(np.zeros(2), 0.0)
+    statuses = [realtime.control(k * DT).status for k in (0, 5, 6, 12, 13)]  # nobody asked while the plan was young
+    assert statuses == [Status.SAFE, Status.SHIFTED, Status.SHIFTED, Status.SAFE, Status.SAFE]
+    realtime.submit(np.zeros(2), 13 * DT)
+    statuses = [realtime.control((13 + k) * DT).status for k in (5, 12, 14, 16)]
+    assert statuses == [Status.SHIFTED, Status.SAFE, Status.SAFE, Status.STOPPED]
+
+
 def test_nothing_stops_before_the_first_plan():
     realtime = lockstep()
     assert {realtime.control(k * 1.0).status for k in range(100)} == {Status.SAFE}

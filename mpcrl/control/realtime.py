@@ -395,22 +395,22 @@ class RealtimeController:
         """Status, control and age by the order of fallbacks."""
         at = now + self._delay
         piece = serving(self._timeline, at)
-        index = -1 if piece is None else piece.step_at(at)
-        if self._stopped or piece is None or index >= len(piece.controls):
+        if self._stopped or piece is None:
             return self._without_plan(now)
-        age = now - piece.stamp
-        if age <= self._fresh_for:
+        index, age = piece.step_at(at), now - piece.stamp
+        fresh = age <= self._fresh_for
+        if index < len(piece.controls) and (fresh or self._on_miss == "shift"):
             self._armed, self._safe_since = True, None
-            return Status.PLANNED, piece.controls[index], age
-        if self._on_miss == "shift":
-            return Status.SHIFTED, piece.controls[index], age
-        self._stopped = self._on_miss == "stop"
+            return Status.PLANNED if fresh else Status.SHIFTED, piece.controls[index], age
+        if self._on_miss == "stop":
+            self._stopped = True  # never set to False but by `release`: another thread may have just set it to True
         return self._without_plan(now)
 
     def _without_plan(self, now: float) -> tuple[Status, np.ndarray, float]:
         if self._armed and not self._stopped:
             self._safe_since = now if self._safe_since is None else self._safe_since
-            self._stopped = now - self._safe_since >= self._stop_after - 1e-9
+            if now - self._safe_since >= self._stop_after - 1e-9:
+                self._stopped = True
         return Status.STOPPED if self._stopped else Status.SAFE, self._safe, math.inf
 
     # ---- the planner's side --------------------------------------------------------------------------------------
