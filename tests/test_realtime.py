@@ -246,6 +246,21 @@ def test_fallbacks_in_their_order_and_the_latch():
     assert rig.tick().status is Status.STOPPED
 
 
+def test_a_plan_that_was_begun_before_a_release_is_not_followed_after_it():
+    realtime = lockstep()
+    for tick in range(3):
+        realtime.submit(np.zeros(2), tick * DT)
+    realtime.stop()
+    realtime.controller.model.spoil = lambda costs: (realtime.release(), costs)[1]  # while the planner is at work
+    realtime.submit(np.zeros(2), 3 * DT)
+    realtime.controller.model.spoil = lambda costs: costs
+    assert realtime._timeline == () and realtime._done == -np.inf and realtime._mail is None
+    assert {realtime.control((3 + k) * DT).status for k in range(HORIZON)} == {Status.SAFE}
+    for tick in (13, 14):
+        realtime.submit(np.zeros(2), tick * DT)
+    assert realtime.control(14 * DT).status is Status.PLANNED
+
+
 @pytest.mark.parametrize(("on_miss", "status"), [("safe", Status.SAFE), ("stop", Status.STOPPED)])
 def test_on_a_miss(on_miss, status):
     realtime = lockstep(on_miss=on_miss)

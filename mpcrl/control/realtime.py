@@ -107,6 +107,8 @@ class _Mail(NamedTuple):
     state: np.ndarray
     stamp: float
     params: Any
+    history: History
+    """Of what has been answered since the last `release`, which makes a new one."""
 
 
 class _Wakeup:
@@ -269,7 +271,7 @@ class RealtimeController:
             self._submit_faults = Fault.STAMP
             return False
         self._submit_faults = Fault.NONE
-        mail = _Mail(vector, stamp, self._params)
+        mail = _Mail(vector, stamp, self._params, self._history)
         if self._thread is None:
             if stamp >= self._due:
                 self._due = stamp + _PERIOD_SLACK * self._period
@@ -333,7 +335,8 @@ class RealtimeController:
         self._check_process()
         if Fault.THREAD in self._plan_faults:
             raise InvalidInput(f"the planner thread is dead ({self.error!r}); make a new controller")
-        self._history, self._timeline = History(self.controller.task.nu), ()
+        self._mail, self._history = None, History(self.controller.task.nu)  # a plan at hand sees that it is of before
+        self._timeline = ()
         self._now = self._stamp = self._measured = self._due = self._waiting = self._done = -math.inf
         self._armed, self._safe_since, self._stopped = False, None, False
 
@@ -434,7 +437,8 @@ class RealtimeController:
                 self._plan_faults = self._plan(mail)
         except Exception as error:  # noqa: BLE001 - the user's model may raise anything; the ladder takes over
             self.error, self._plan_faults = error, Fault.MODEL
-        self._done = mail.stamp
+        if mail.history is self._history:
+            self._done = mail.stamp
 
     def _plan(self, mail: _Mail) -> Fault:
         controller, begin = self.controller, mail.stamp + self._lead * self._dt
@@ -442,7 +446,7 @@ class RealtimeController:
         timeline = () if self._stopped else self._timeline
         memory = controller.memory
         frozen, last = acting(
-            self._history, timeline, self._safe, mail.stamp - memory * self._dt, self._dt, memory + self._lead
+            mail.history, timeline, self._safe, mail.stamp - memory * self._dt, self._dt, memory + self._lead
         )
         elapsed = self._lead * self._dt if self._begun is None else max(0.0, begin - self._begun)
         t = round(self._steps + elapsed / self._dt) - self._lead
@@ -459,7 +463,10 @@ class RealtimeController:
         fault = Fault.LATE if late else Fault.NONE
         if plan.status is not Status.PLANNED:
             return fault | (Fault.MODEL if plan.iterations or not np.isfinite(predicted).all() else Fault.LATE)
-        self._timeline = extended(self._timeline, Piece(mail.stamp, begin, self._dt, plan.controls))
+        if mail.history is self._history:
+            self._timeline = extended(self._timeline, Piece(mail.stamp, begin, self._dt, plan.controls))
+        if mail.history is not self._history:  # released meanwhile: what was written may have come after that
+            self._timeline = ()
         return fault
 
 
