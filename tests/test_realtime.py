@@ -366,6 +366,25 @@ def test_an_estimator_makes_states_of_measurements():
     assert Fault.STATE in realtime.control(6 * DT).faults and "lost" in str(realtime.error)
 
 
+def test_under_a_clock_that_went_back_plans_grow_old():
+    now = [100.0]
+    with controller().realtime(deadline=5 * DT, stop_after=2 * DT, clock=partial(now.__getitem__, 0)) as realtime:
+        realtime.submit(np.zeros(2))
+        while realtime._done < now[0]:
+            time.sleep(1e-3)
+        now[0] += 5 * DT
+        assert realtime.control().status is Status.PLANNED
+        now[0], seen, end = 0.0, [], time.monotonic() + 30
+        while Status.STOPPED not in seen and time.monotonic() < end:
+            assert not realtime.submit(np.zeros(2))
+            answer = realtime.control()
+            assert Fault.CLOCK | Fault.STAMP in answer.faults
+            seen.append(answer.status)
+            time.sleep(DT / 4)
+        order = [Status.PLANNED, Status.SHIFTED, Status.SAFE, Status.STOPPED]
+        assert seen[-1] is Status.STOPPED and seen == sorted(seen, key=order.index)
+
+
 def test_beside_asyncio():
     async def robot():
         with controller().realtime(deadline=DEADLINE) as realtime:

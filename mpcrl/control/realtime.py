@@ -43,7 +43,7 @@ class Fault(enum.Flag):
     STATE = enum.auto()  # the last state was not finite, or the estimator failed; it was not planned for
     STAMP = enum.auto()  # the last state was not newer than the one before, from the future, or older than the deadline
     SILENT = enum.auto()  # the newest state is older than the deadline and a planning period and a half
-    CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen
+    CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen, and what passed since
     LATE = enum.auto()  # the last plan was not ready by its deadline
     MODEL = enum.auto()  # the last plan found no finite trajectory, none that the validator takes, or raised an error
     THREAD = enum.auto()  # the planner thread is dead
@@ -198,6 +198,7 @@ class RealtimeController:
         # what the caller's thread writes
         self._history = History(controller.task.nu)
         self._applied, self._velocity, self._now = self._safe, np.zeros_like(self._safe), -math.inf
+        self._heard = -math.inf  # on the system's clock
         self._stamp, self._measured = -math.inf, -math.inf
         self._due = -math.inf
         self._params: Any = None
@@ -301,10 +302,13 @@ class RealtimeController:
         self._check_process()
         faults = self._submit_faults | self._plan_faults
         now = self._clock() if now is None else _number("now", now)
+        heard = time.monotonic()
         if not (self._now <= now < math.inf):
             faults |= Fault.CLOCK
-            now = max(self._now, self._stamp)  # it is at least as late as this
+            passed = heard - self._heard if self._thread is not None else 0.0  # else a plan would stay young for ever
+            now = max(self._now + passed, self._stamp) if self._now > -math.inf else self._stamp
             now = now if now > -math.inf else self._clock()
+        self._heard = heard
         if self._done < self._waiting and now > self._waiting + self._deadline:
             faults |= Fault.LATE
         if now - self._stamp > self._deadline + 1.5 * self._period:
