@@ -210,6 +210,18 @@ def test_the_thread_gives_what_lockstep_gives_where_nothing_is_late():
     assert found[0] == found[1]
 
 
+def test_a_plan_that_is_not_finite_somewhere_is_none():
+    realtime = lockstep()
+    for tick in range(12):
+        if tick == 3:
+            solver = realtime.controller._solver
+            solver.controls = lambda state: np.where(np.arange(HORIZON) == 4, np.nan, 0.5)[:, None]
+        realtime.submit(np.zeros(2), tick * DT)
+        answer = realtime.control(tick * DT)
+        assert np.isfinite(answer.control).all() and (Fault.MODEL in answer.faults) == (tick >= 3)
+    assert answer.status is Status.SHIFTED and realtime.last_plan.status is Status.SHIFTED
+
+
 def test_params_change_between_plans():
     realtime = lockstep()
     ends: list[float] = []
