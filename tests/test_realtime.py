@@ -222,6 +222,17 @@ def test_a_plan_that_is_not_finite_somewhere_is_none():
     assert answer.status is Status.SHIFTED and realtime.last_plan.status is Status.SHIFTED
 
 
+@pytest.mark.parametrize("rate", [50, 55.7, 60, 66, 75, 100, 200, 333])
+def test_states_at_any_steady_rate_from_that_of_plans_on_are_no_miss(rate):
+    realtime, came, statuses = lockstep(hz=50, on_miss="stop"), -1, []
+    for k in range(500):
+        if int(k * 0.001 * rate) > came:
+            came = int(k * 0.001 * rate)
+            realtime.submit(np.zeros(2), k * 0.001)
+        statuses.append(realtime.control(k * 0.001).status)
+    assert set(statuses[21:]) == {Status.PLANNED}
+
+
 def test_params_change_between_plans():
     realtime = lockstep()
     ends: list[float] = []

@@ -33,6 +33,7 @@ from mpcrl.planners.space import ControlSpace
 from mpcrl.tasks.task import Task
 
 _PERIOD_SLACK = 0.9  # of a planning period after which the next state may be planned for: stamps jitter
+_MOST_PERIODS = 2 * _PERIOD_SLACK  # from plan to plan where states come steadily: one just too early is left out
 _ON_MISS = ("shift", "safe", "stop")
 
 
@@ -43,7 +44,7 @@ class Fault(enum.Flag):
     STATE = enum.auto()  # the last state was not finite, or the estimator failed; it was not planned for
     STAMP = enum.auto()  # the last state was not newer than the one before, from the future, or older than the deadline
     SILENT = enum.auto()  # the newest state is older than the deadline and a planning period and a half
-    CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen, and what passed since
+    CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen and what passed since
     LATE = enum.auto()  # the last plan was not ready by its deadline
     MODEL = enum.auto()  # the last plan found no finite trajectory, none that the validator takes, or raised an error
     THREAD = enum.auto()  # the planner thread is dead
@@ -193,7 +194,7 @@ class RealtimeController:
         self._stop_after = span if stop_after is None else stop_after
         if not self._stop_after > 0:
             raise InvalidInput(f"stop_after must be a number of seconds above 0, got {stop_after!r}")
-        self._fresh_for = self._lead * dt - self._delay + 1.5 * self._period
+        self._fresh_for = self._lead * dt - self._delay + _MOST_PERIODS * self._period
         self._safe, self._nx = controller.safe_control, controller.model.nx
         # what the caller's thread writes
         self._history = History(controller.task.nu)
