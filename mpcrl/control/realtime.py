@@ -44,7 +44,7 @@ class Fault(enum.Flag):
     STATE = enum.auto()  # the last state was not finite, or the estimator failed; it was not planned for
     STAMP = enum.auto()  # the last state was not newer than the one before, from the future, or older than the deadline
     SILENT = enum.auto()  # the newest state is older than the deadline and a planning period and a half
-    CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen and what passed since
+    CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen, plus what passed
     LATE = enum.auto()  # the last plan was not ready by its deadline
     MODEL = enum.auto()  # the last plan found no finite trajectory, none that the validator takes, or raised an error
     THREAD = enum.auto()  # the planner thread is dead
