@@ -528,6 +528,19 @@ def test_a_second_thread_is_refused_and_told_why():
     slow.act(np.zeros(2))
 
 
+def test_numbers_beyond_all_floats_are_bad_input():
+    realtime = lockstep()
+    for call in (
+        lambda: realtime.submit([10**400, 0]),
+        lambda: realtime.submit([0, 0], 10**400),
+        lambda: realtime.control(10**400),
+        lambda: realtime.controller.act([10**400, 0]),
+        lambda: controller(safe_control=[10**400]),
+    ):
+        with pytest.raises(InvalidInput, match="must be"):
+            call()
+
+
 def test_bad_options_are_refused():
     for options, message in (
         ({"hz": 0}, "hz"),

@@ -325,7 +325,7 @@ class Controller:
         """The state as the model takes it; None where it is not finite."""
         try:
             vector = np.array(state, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"state must be a vector of {self.model.nx} numbers, got {state!r}") from error
         if vector.shape != (self.model.nx,):
             raise InvalidInput(f"state must be a vector of {self.model.nx} numbers, got the shape {vector.shape}")

@@ -376,7 +376,7 @@ class RealtimeController:
         """The state [nx] as the model takes it; None where it is not finite or the estimator fails."""
         try:
             vector = np.array(state, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"state must be a vector of {self._nx} numbers, got {state!r}") from error
         if self._estimator is not None:
             if not np.isfinite(vector).all():
@@ -478,5 +478,5 @@ class RealtimeController:
 def _number(name: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"{name} must be a number of seconds, got {value!r}") from error
