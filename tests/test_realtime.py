@@ -59,9 +59,10 @@ def piece(begin, controls, stamp=0.0, dt=1.0):
     st.lists(st.tuples(st.floats(0.01, 3), st.floats(-1, 1)), max_size=6),
     st.lists(st.tuples(st.floats(0.1, 2), st.lists(st.floats(-1, 1), min_size=1, max_size=5)), max_size=3),
     st.floats(-2, 8),
+    st.floats(-1, 2),
 )
 @settings(max_examples=60, deadline=None)
-def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, start):
+def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, start, later):
     history, at, given = History(1), 0.0, []
     timeline: Timeline = ()
     for gap, value in answers:
@@ -74,7 +75,7 @@ def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, star
         timeline = extended(timeline, piece(begin, values, stamp=-1.0))
 
     def holds(moment):
-        if answers and moment < max(at, start):
+        if answers and moment < max(at, start, start + later):
             before = [value for time, value in given if time <= moment]
             return before[-1] if before else 0.5
         found = serving(timeline, moment)
@@ -82,7 +83,7 @@ def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, star
             return 0.5
         return float(found.controls[found.step_at(moment), 0])
 
-    means, last = acting(history, timeline, np.array([0.5]), start, 1.0, 3)
+    means, last = acting(history, timeline, np.array([0.5]), start, 1.0, 3, start + later)
     grid = start + (np.arange(3000) + 0.5) / 1000
     naive = np.array([holds(moment) for moment in grid]).reshape(3, 1000).mean(axis=1)
     assert np.allclose(means[:, 0], naive, atol=0.02)
@@ -94,7 +95,7 @@ def test_what_acts_is_found_where_a_clock_counts_from_long_ago(epoch):
     history, timeline = History(1), (piece(epoch, np.arange(60.0), stamp=epoch, dt=0.02),)
     for k in range(20):
         history.add(epoch + 0.001 * k, np.array([7.0]))
-        means, _ = acting(history, timeline, np.array([0.5]), epoch + 0.02, 0.02, 3 + k)
+        means, _ = acting(history, timeline, np.array([0.5]), epoch + 0.02, 0.02, 3 + k, epoch)
         if epoch < 1e10:
             assert np.allclose(means[:, 0], np.arange(1.0, 4 + k), atol=0.01)
 
@@ -406,6 +407,22 @@ def test_under_a_clock_that_went_back_plans_grow_old():
             time.sleep(DT / 4)
         order = [Status.PLANNED, Status.SHIFTED, Status.SAFE, Status.STOPPED]
         assert seen[-1] is Status.STOPPED and seen == sorted(seen, key=order.index)
+
+
+def test_an_estimator_is_told_what_was_answered_not_what_was_planned():
+    told, answers = [], []
+
+    def estimate(measurement, control, elapsed):
+        told.append(control.copy())
+        return measurement
+
+    realtime = controller(rate_limit=5.0).realtime(lockstep=True, deadline=DEADLINE, estimator=estimate)
+    for tick in range(14):
+        if tick == 7:
+            realtime.stop()
+        realtime.submit(np.zeros(2), tick * DT, TASK.params._replace(goal=float(tick % 2)))
+        answers.append(realtime.control(tick * DT).control)
+    assert np.allclose(told[1:], answers[:-1], atol=1e-9) and realtime.stopped
 
 
 def test_beside_asyncio():

@@ -390,7 +390,7 @@ class RealtimeController:
         elapsed, control = 0.0, self._applied
         if self._measured > -math.inf:
             elapsed = stamp - self._measured
-            (control, *_), _ = acting(self._history, self._timeline, self._safe, self._measured, elapsed, 1)
+            (control, *_), _ = acting(self._history, (), self._safe, self._measured, elapsed, 1, known=stamp)
         self._measured = stamp
         assert self._estimator is not None
         try:
@@ -451,7 +451,13 @@ class RealtimeController:
         timeline = () if self._stopped else self._timeline
         memory = controller.memory
         frozen, last = acting(
-            mail.history, timeline, self._safe, mail.stamp - memory * self._dt, self._dt, memory + self._lead
+            mail.history,
+            timeline,
+            self._safe,
+            mail.stamp - memory * self._dt,
+            self._dt,
+            memory + self._lead,
+            known=mail.stamp + self._delay,  # what is answered from now on acts later than that
         )
         elapsed = self._lead * self._dt if self._begun is None else max(0.0, begin - self._begun)
         t = round(self._steps + elapsed / self._dt) - self._lead

@@ -89,12 +89,12 @@ class History:
 
 
 def acting(
-    history: History, timeline: Timeline, otherwise: np.ndarray, start: float, dt: float, steps: int
+    history: History, timeline: Timeline, otherwise: np.ndarray, start: float, dt: float, steps: int, known: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the actuator does from `start` on: the mean control [steps, nu] of each period, and the last control [nu].
 
-    First what has been answered, then what the plans will have answered, and `otherwise` where there is none. A mean is
-    exact for a system that is linear in its controls over a period.
+    First what has been answered, whose last holds at least until `known`; then what the plans will have answered, and
+    `otherwise` where there is none. A mean is exact for a system that is linear in its controls over a period.
     """
     end = start + steps * dt
     times, controls = history.since(start)
@@ -102,7 +102,7 @@ def acting(
     if moments and moments[0] > start:  # before the first answer
         moments.insert(0, start)
         values.insert(0, otherwise)
-    at = max(start, moments[-1]) if moments else start
+    at = max(moments[-1], known) if moments else start
     while at < end - _EPSILON:
         piece = serving(timeline, at)
         following = (each.begin for each in timeline if each.begin > at + _EPSILON)
