@@ -111,7 +111,7 @@ class Rig:
             hz=HZ, deadline=DEADLINE, lockstep=not self.threaded, stop_after=4 * DT
         )
         self.lead = 1
-        self.oldest = self.lead * DT + 1.5 / HZ + 1e-9
+        self.oldest = self.lead * DT + 1.8 / HZ + 1e-9
         self.time = time.monotonic() if self.threaded else 100.0
         self.x = TASK.reset(np.random.default_rng(self.seed))
 

@@ -296,8 +296,30 @@ def test_json_is_strict(text: str) -> None:
         from_json(text.encode("latin-1"), "it.json")
 
 
+def test_json_that_would_take_all_memory_is_not_read() -> None:
+    with pytest.raises(DamagedExport, match=r"it\.json has \d+ bytes, more than"):
+        from_json(b'{"a": [' + b"{}," * 2**19 + b"{}]}", "it.json")
+
+
+def test_an_older_export_stays_where_a_new_one_cannot_be_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / "out", {"a": b"old"}, FORMAT)
+    replace = os.replace
+
+    def refusing(source: Path, target: Path) -> None:
+        if Path(target).name == "out" and not str(source).endswith("-older"):
+            raise PermissionError(13, "no")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    with pytest.raises(InvalidInput, match="cannot write"):
+        write_bundle(tmp_path / "out", {"a": b"new"}, FORMAT)
+    assert read_bundle(tmp_path / "out", FORMAT) == {"a": b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_arrays_come_back_with_type_and_shape() -> None:
     arrays = {"a": np.array(3.5), "b": np.ones((2, 3), bool), "c": np.arange(4, dtype=np.int32), "d": np.zeros((0, 2))}
+    arrays |= {kind: np.arange(3).astype(kind) for kind in ("u1", "u2", "u4", "u8", "i1", "i2", "f2")}
     found = from_safetensors(to_safetensors(arrays), "it")
     for name, array in arrays.items():
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)

@@ -276,6 +276,17 @@ def drawn(noise, width=0.2, samples=40_000):
     return solver.propose(solver.init(), 0, 0).rows()[:, :, 0].astype(float) / (100 * width)
 
 
+def test_plans_of_any_number_of_samples_share_their_memory():
+    for planner in (presets.mppi(budget=1000, horizon=4), presets.kmppi(budget=1000, horizon=8)):
+        solver = planner.bind(space(dtype=np.float32))
+        whole = solver.propose(solver.init(), 0, 0)
+        for count in (1, 64, 65, 999):
+            part = solver.propose(solver.init(), 0, 0, count)
+            assert len(part.rows()) == count and part.controls.flags.c_contiguous
+            assert np.shares_memory(part.controls, whole.controls)
+            assert np.shares_memory(part.decisions, whole.decisions)
+
+
 def test_noise_distributions():
     white = drawn(White(), 0.01)
     assert white.std() == pytest.approx(1, abs=0.01) and abs(white.mean()) < 0.01

@@ -59,9 +59,10 @@ def piece(begin, controls, stamp=0.0, dt=1.0):
     st.lists(st.tuples(st.floats(0.01, 3), st.floats(-1, 1)), max_size=6),
     st.lists(st.tuples(st.floats(0.1, 2), st.lists(st.floats(-1, 1), min_size=1, max_size=5)), max_size=3),
     st.floats(-2, 8),
+    st.floats(-1, 2),
 )
 @settings(max_examples=60, deadline=None)
-def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, start):
+def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, start, later):
     history, at, given = History(1), 0.0, []
     timeline: Timeline = ()
     for gap, value in answers:
@@ -74,7 +75,7 @@ def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, star
         timeline = extended(timeline, piece(begin, values, stamp=-1.0))
 
     def holds(moment):
-        if answers and moment < max(at, start):
+        if answers and moment < max(at, start, start + later):
             before = [value for time, value in given if time <= moment]
             return before[-1] if before else 0.5
         found = serving(timeline, moment)
@@ -82,11 +83,21 @@ def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, star
             return 0.5
         return float(found.controls[found.step_at(moment), 0])
 
-    means, last = acting(history, timeline, np.array([0.5]), start, 1.0, 3)
+    means, last = acting(history, timeline, np.array([0.5]), start, 1.0, 3, start + later)
     grid = start + (np.arange(3000) + 0.5) / 1000
     naive = np.array([holds(moment) for moment in grid]).reshape(3, 1000).mean(axis=1)
     assert np.allclose(means[:, 0], naive, atol=0.02)
     assert last[0] in {0.5, *(v for _, v in answers), *(v for _, values in plans for v in values)}
+
+
+@pytest.mark.parametrize("epoch", [3e7, 1.7634e9, 1.7634e9 + 0.1234567, 1e12])  # a year of uptime, seconds since 1970
+def test_what_acts_is_found_where_a_clock_counts_from_long_ago(epoch):
+    history, timeline = History(1), (piece(epoch, np.arange(60.0), stamp=epoch, dt=0.02),)
+    for k in range(20):
+        history.add(epoch + 0.001 * k, np.array([7.0]))
+        means, _ = acting(history, timeline, np.array([0.5]), epoch + 0.02, 0.02, 3 + k, epoch)
+        if epoch < 1e10:
+            assert np.allclose(means[:, 0], np.arange(1.0, 4 + k), atol=0.01)
 
 
 def test_a_newer_plan_replaces_what_begins_later_and_keeps_what_comes_before():
@@ -200,6 +211,29 @@ def test_the_thread_gives_what_lockstep_gives_where_nothing_is_late():
     assert found[0] == found[1]
 
 
+def test_a_plan_that_is_not_finite_somewhere_is_none():
+    realtime = lockstep()
+    for tick in range(12):
+        if tick == 3:
+            solver = realtime.controller._solver
+            solver.controls = lambda state: np.where(np.arange(HORIZON) == 4, np.nan, 0.5)[:, None]
+        realtime.submit(np.zeros(2), tick * DT)
+        answer = realtime.control(tick * DT)
+        assert np.isfinite(answer.control).all() and (Fault.MODEL in answer.faults) == (tick >= 3)
+    assert answer.status is Status.SHIFTED and realtime.last_plan.status is Status.SHIFTED
+
+
+@pytest.mark.parametrize("rate", [50, 55.7, 60, 66, 75, 100, 200, 333])
+def test_states_at_any_steady_rate_from_that_of_plans_on_are_no_miss(rate):
+    realtime, came, statuses = lockstep(hz=50, on_miss="stop"), -1, []
+    for k in range(500):
+        if int(k * 0.001 * rate) > came:
+            came = int(k * 0.001 * rate)
+            realtime.submit(np.zeros(2), k * 0.001)
+        statuses.append(realtime.control(k * 0.001).status)
+    assert set(statuses[21:]) == {Status.PLANNED}
+
+
 def test_params_change_between_plans():
     realtime = lockstep()
     ends: list[float] = []
@@ -236,6 +270,21 @@ def test_fallbacks_in_their_order_and_the_latch():
     assert rig.tick().status is Status.STOPPED
 
 
+def test_a_plan_that_was_begun_before_a_release_is_not_followed_after_it():
+    realtime = lockstep()
+    for tick in range(3):
+        realtime.submit(np.zeros(2), tick * DT)
+    realtime.stop()
+    realtime.controller.model.spoil = lambda costs: (realtime.release(), costs)[1]  # while the planner is at work
+    realtime.submit(np.zeros(2), 3 * DT)
+    realtime.controller.model.spoil = lambda costs: costs
+    assert realtime._timeline == () and realtime._done == -np.inf and realtime._mail is None
+    assert {realtime.control((3 + k) * DT).status for k in range(HORIZON)} == {Status.SAFE}
+    for tick in (13, 14):
+        realtime.submit(np.zeros(2), tick * DT)
+    assert realtime.control(14 * DT).status is Status.PLANNED
+
+
 @pytest.mark.parametrize(("on_miss", "status"), [("safe", Status.SAFE), ("stop", Status.STOPPED)])
 def test_on_a_miss(on_miss, status):
     realtime = lockstep(on_miss=on_miss)
@@ -249,6 +298,44 @@ def test_on_a_miss(on_miss, status):
         realtime.submit(np.zeros(2), tick * DT)
         answer = realtime.control(tick * DT)
     assert answer.status is (Status.PLANNED if on_miss == "safe" else Status.STOPPED)
+
+
+def test_a_caller_who_comes_back_after_the_plan_is_over_has_missed_too():
+    realtime = lockstep(on_miss="stop")
+    for tick in range(5):
+        realtime.submit(np.zeros(2), tick * DT)
+        assert realtime.control(tick * DT).status is (Status.PLANNED if tick else Status.SAFE)
+    assert realtime.control((5 + 3 * HORIZON) * DT).status is Status.STOPPED
+
+
+@pytest.mark.parametrize("on_miss", ["safe", "shift"])
+def test_a_stop_of_another_thread_is_never_undone_by_an_answer(on_miss):
+    class Meddling(str):
+        """Stands for a thread that stops the controller while `control` decides."""
+
+        def __eq__(self, other: object) -> bool:
+            realtime.stop()
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    realtime = lockstep(on_miss=on_miss)
+    for tick in range(3):
+        realtime.submit(np.zeros(2), tick * DT)
+        realtime.control(tick * DT)
+    realtime._on_miss = Meddling(on_miss)
+    realtime.control(7 * DT)
+    assert realtime.stopped and realtime.control(7 * DT).status is Status.STOPPED
+
+
+def test_plans_that_are_only_ever_late_arm_the_latch_and_break_the_count():
+    realtime = lockstep(stop_after=4 * DT)
+    realtime.submit(np.zeros(2), 0.0)
+    statuses = [realtime.control(k * DT).status for k in (0, 5, 6, 12, 13)]  # nobody asked while the plan was young
+    assert statuses == [Status.SAFE, Status.SHIFTED, Status.SHIFTED, Status.SAFE, Status.SAFE]
+    realtime.submit(np.zeros(2), 13 * DT)
+    statuses = [realtime.control((13 + k) * DT).status for k in (5, 12, 14, 16)]
+    assert statuses == [Status.SHIFTED, Status.SAFE, Status.SAFE, Status.STOPPED]
 
 
 def test_nothing_stops_before_the_first_plan():
@@ -301,6 +388,41 @@ def test_an_estimator_makes_states_of_measurements():
     assert np.array_equal(seen[3][1], realtime._history.since(2 * DT)[1][0])
     assert not realtime.submit([20.0], 6 * DT)
     assert Fault.STATE in realtime.control(6 * DT).faults and "lost" in str(realtime.error)
+
+
+def test_under_a_clock_that_went_back_plans_grow_old():
+    now = [100.0]
+    with controller().realtime(deadline=5 * DT, stop_after=2 * DT, clock=partial(now.__getitem__, 0)) as realtime:
+        realtime.submit(np.zeros(2))
+        while realtime._done < now[0]:
+            time.sleep(1e-3)
+        now[0] += 5 * DT
+        assert realtime.control().status is Status.PLANNED
+        now[0], seen, end = 0.0, [], time.monotonic() + 30
+        while Status.STOPPED not in seen and time.monotonic() < end:
+            assert not realtime.submit(np.zeros(2))
+            answer = realtime.control()
+            assert Fault.CLOCK | Fault.STAMP in answer.faults
+            seen.append(answer.status)
+            time.sleep(DT / 4)
+        order = [Status.PLANNED, Status.SHIFTED, Status.SAFE, Status.STOPPED]
+        assert seen[-1] is Status.STOPPED and seen == sorted(seen, key=order.index)
+
+
+def test_an_estimator_is_told_what_was_answered_not_what_was_planned():
+    told, answers = [], []
+
+    def estimate(measurement, control, elapsed):
+        told.append(control.copy())
+        return measurement
+
+    realtime = controller(rate_limit=5.0).realtime(lockstep=True, deadline=DEADLINE, estimator=estimate)
+    for tick in range(14):
+        if tick == 7:
+            realtime.stop()
+        realtime.submit(np.zeros(2), tick * DT, TASK.params._replace(goal=float(tick % 2)))
+        answers.append(realtime.control(tick * DT).control)
+    assert np.allclose(told[1:], answers[:-1], atol=1e-9) and realtime.stopped
 
 
 def test_beside_asyncio():
@@ -423,6 +545,19 @@ def test_a_second_thread_is_refused_and_told_why():
     slow.act(np.zeros(2))
 
 
+def test_numbers_beyond_all_floats_are_bad_input():
+    realtime = lockstep()
+    for call in (
+        lambda: realtime.submit([10**400, 0]),
+        lambda: realtime.submit([0, 0], 10**400),
+        lambda: realtime.control(10**400),
+        lambda: realtime.controller.act([10**400, 0]),
+        lambda: controller(safe_control=[10**400]),
+    ):
+        with pytest.raises(InvalidInput, match="must be"):
+            call()
+
+
 def test_bad_options_are_refused():
     for options, message in (
         ({"hz": 0}, "hz"),
@@ -476,7 +611,7 @@ def test_savitzky_golay_smooths_over_the_seam():
     assert np.allclose(matrix @ whole, savgol_filter(whole, 7, 2, mode="interp")[3:])
     line = np.linspace(0, 1, 3 + HORIZON)
     assert np.allclose(matrix @ line, line[3:])
-    for bad in ({"window": 4}, {"window": 5, "order": 5}, {"window": 5, "order": -1}):
+    for bad in ({"window": 4}, {"window": 5, "order": 5}, {"window": 5, "order": -1}, {"window": 301, "order": 300}):
         with pytest.raises(InvalidInput):
             SavitzkyGolay(**bad)
     with pytest.raises(InvalidInput, match="too long"):

@@ -206,6 +206,9 @@ def damaged(whole: bytes) -> dict[str, bytes]:
         "no capacity": whole.replace(b'"capacity"', b'"capacitx"'),
         "a negative capacity": whole.replace(b'"capacity": 8', b'"capacity":-8'),
         "a capacity of another type": whole.replace(b'"capacity": 8', b'"capacity":[]'),
+        "a capacity beyond all": whole.replace(b'"task": "toy"', b'"task":"t"').replace(b'ty": 8', b'ty":1e999'),
+        "a count that is none": whole[:64] + np.float64(np.nan).tobytes() + whole[72:],
+        "a count beyond the largest": whole[:64] + np.float64(1e300).tobytes() + whole[72:],
         "another version": whole.replace(b'"version": 1', b'"version": 9'),
         "a length beyond the end": whole[:16] + np.uint64(2**63).tobytes() + whole[24:],
     }

@@ -325,7 +325,7 @@ class Controller:
         """The state as the model takes it; None where it is not finite."""
         try:
             vector = np.array(state, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"state must be a vector of {self.model.nx} numbers, got {state!r}") from error
         if vector.shape != (self.model.nx,):
             raise InvalidInput(f"state must be a vector of {self.model.nx} numbers, got the shape {vector.shape}")
@@ -365,8 +365,11 @@ class Controller:
                 break
         if _best_cost(infos) == np.inf:
             return infos, False, 0
+        planned = solver.controls(state)
+        if not np.isfinite(planned).all():  # a finite cost is no proof: it may not depend on each control
+            return infos, False, 0
         self._state, self._started_at = solver.end(state), self._steps
-        taken, rejected = self._taken(solver.controls(state), infos, problem)
+        taken, rejected = self._taken(planned, infos, problem)
         if taken is not None:
             self._controls, self._planned_at = taken, self._steps
         return infos, taken is not None, rejected

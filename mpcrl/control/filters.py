@@ -10,6 +10,8 @@ import numpy as np
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput
 
+_MOST_ORDER = 12  # beyond it powers of long windows overflow, and nothing is smoothed any more
+
 Validator = Callable[[np.ndarray, np.ndarray], bool]
 """`validator(states, controls) -> bool`: whether a trajectory, states [H + 1, nx] under controls [H, nu], may be
 used."""
@@ -27,7 +29,7 @@ class SavitzkyGolay:
     window : int
         Control steps, odd.
     order : int
-        Of the polynomials, below `window`; less is smoother.
+        Of the polynomials, below `window` and at most 12; less is smoother.
     """
 
     window: int
@@ -37,8 +39,9 @@ class SavitzkyGolay:
         if positive_integer("window", self.window) % 2 == 0:
             raise InvalidInput(f"window must be odd, got {self.window}")
         whole = isinstance(self.order, int) and not isinstance(self.order, bool)
-        if not (whole and 0 <= self.order < self.window):
-            raise InvalidInput(f"order must be an integer from 0 to {self.window - 1}, got {self.order!r}")
+        most = min(self.window - 1, _MOST_ORDER)
+        if not (whole and 0 <= self.order <= most):
+            raise InvalidInput(f"order must be an integer from 0 to {most}, got {self.order!r}")
 
     @property
     def past(self) -> int:

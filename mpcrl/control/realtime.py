@@ -33,6 +33,7 @@ from mpcrl.planners.space import ControlSpace
 from mpcrl.tasks.task import Task
 
 _PERIOD_SLACK = 0.9  # of a planning period after which the next state may be planned for: stamps jitter
+_MOST_PERIODS = 2 * _PERIOD_SLACK  # from plan to plan where states come steadily: one just too early is left out
 _ON_MISS = ("shift", "safe", "stop")
 
 
@@ -43,7 +44,7 @@ class Fault(enum.Flag):
     STATE = enum.auto()  # the last state was not finite, or the estimator failed; it was not planned for
     STAMP = enum.auto()  # the last state was not newer than the one before, from the future, or older than the deadline
     SILENT = enum.auto()  # the newest state is older than the deadline and a planning period and a half
-    CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen
+    CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen, plus what passed
     LATE = enum.auto()  # the last plan was not ready by its deadline
     MODEL = enum.auto()  # the last plan found no finite trajectory, none that the validator takes, or raised an error
     THREAD = enum.auto()  # the planner thread is dead
@@ -107,6 +108,8 @@ class _Mail(NamedTuple):
     state: np.ndarray
     stamp: float
     params: Any
+    history: History
+    """Of what has been answered since the last `release`, which makes a new one."""
 
 
 class _Wakeup:
@@ -191,11 +194,12 @@ class RealtimeController:
         self._stop_after = span if stop_after is None else stop_after
         if not self._stop_after > 0:
             raise InvalidInput(f"stop_after must be a number of seconds above 0, got {stop_after!r}")
-        self._fresh_for = self._lead * dt - self._delay + 1.5 * self._period
+        self._fresh_for = self._lead * dt - self._delay + _MOST_PERIODS * self._period
         self._safe, self._nx = controller.safe_control, controller.model.nx
         # what the caller's thread writes
         self._history = History(controller.task.nu)
         self._applied, self._velocity, self._now = self._safe, np.zeros_like(self._safe), -math.inf
+        self._heard = -math.inf  # on the system's clock
         self._stamp, self._measured = -math.inf, -math.inf
         self._due = -math.inf
         self._params: Any = None
@@ -269,7 +273,7 @@ class RealtimeController:
             self._submit_faults = Fault.STAMP
             return False
         self._submit_faults = Fault.NONE
-        mail = _Mail(vector, stamp, self._params)
+        mail = _Mail(vector, stamp, self._params, self._history)
         if self._thread is None:
             if stamp >= self._due:
                 self._due = stamp + _PERIOD_SLACK * self._period
@@ -299,10 +303,13 @@ class RealtimeController:
         self._check_process()
         faults = self._submit_faults | self._plan_faults
         now = self._clock() if now is None else _number("now", now)
+        heard = time.monotonic()
         if not (self._now <= now < math.inf):
             faults |= Fault.CLOCK
-            now = max(self._now, self._stamp)  # it is at least as late as this
+            passed = heard - self._heard if self._thread is not None else 0.0  # else a plan would stay young for ever
+            now = max(self._now + passed, self._stamp) if self._now > -math.inf else self._stamp
             now = now if now > -math.inf else self._clock()
+        self._heard = heard
         if self._done < self._waiting and now > self._waiting + self._deadline:
             faults |= Fault.LATE
         if now - self._stamp > self._deadline + 1.5 * self._period:
@@ -333,7 +340,8 @@ class RealtimeController:
         self._check_process()
         if Fault.THREAD in self._plan_faults:
             raise InvalidInput(f"the planner thread is dead ({self.error!r}); make a new controller")
-        self._history, self._timeline = History(self.controller.task.nu), ()
+        self._mail, self._history = None, History(self.controller.task.nu)  # a plan at hand sees that it is of before
+        self._timeline = ()
         self._now = self._stamp = self._measured = self._due = self._waiting = self._done = -math.inf
         self._armed, self._safe_since, self._stopped = False, None, False
 
@@ -368,7 +376,7 @@ class RealtimeController:
         """The state [nx] as the model takes it; None where it is not finite or the estimator fails."""
         try:
             vector = np.array(state, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"state must be a vector of {self._nx} numbers, got {state!r}") from error
         if self._estimator is not None:
             if not np.isfinite(vector).all():
@@ -382,7 +390,7 @@ class RealtimeController:
         elapsed, control = 0.0, self._applied
         if self._measured > -math.inf:
             elapsed = stamp - self._measured
-            (control, *_), _ = acting(self._history, self._timeline, self._safe, self._measured, elapsed, 1)
+            (control, *_), _ = acting(self._history, (), self._safe, self._measured, elapsed, 1, known=stamp)
         self._measured = stamp
         assert self._estimator is not None
         try:
@@ -395,22 +403,22 @@ class RealtimeController:
         """Status, control and age by the order of fallbacks."""
         at = now + self._delay
         piece = serving(self._timeline, at)
-        index = -1 if piece is None else piece.step_at(at)
-        if self._stopped or piece is None or index >= len(piece.controls):
+        if self._stopped or piece is None:
             return self._without_plan(now)
-        age = now - piece.stamp
-        if age <= self._fresh_for:
+        index, age = piece.step_at(at), now - piece.stamp
+        fresh = age <= self._fresh_for
+        if index < len(piece.controls) and (fresh or self._on_miss == "shift"):
             self._armed, self._safe_since = True, None
-            return Status.PLANNED, piece.controls[index], age
-        if self._on_miss == "shift":
-            return Status.SHIFTED, piece.controls[index], age
-        self._stopped = self._on_miss == "stop"
+            return Status.PLANNED if fresh else Status.SHIFTED, piece.controls[index], age
+        if self._on_miss == "stop":
+            self._stopped = True  # never set to False but by `release`: another thread may have just set it to True
         return self._without_plan(now)
 
     def _without_plan(self, now: float) -> tuple[Status, np.ndarray, float]:
         if self._armed and not self._stopped:
             self._safe_since = now if self._safe_since is None else self._safe_since
-            self._stopped = now - self._safe_since >= self._stop_after - 1e-9
+            if now - self._safe_since >= self._stop_after - 1e-9:
+                self._stopped = True
         return Status.STOPPED if self._stopped else Status.SAFE, self._safe, math.inf
 
     # ---- the planner's side --------------------------------------------------------------------------------------
@@ -434,7 +442,8 @@ class RealtimeController:
                 self._plan_faults = self._plan(mail)
         except Exception as error:  # noqa: BLE001 - the user's model may raise anything; the ladder takes over
             self.error, self._plan_faults = error, Fault.MODEL
-        self._done = mail.stamp
+        if mail.history is self._history:
+            self._done = mail.stamp
 
     def _plan(self, mail: _Mail) -> Fault:
         controller, begin = self.controller, mail.stamp + self._lead * self._dt
@@ -442,7 +451,13 @@ class RealtimeController:
         timeline = () if self._stopped else self._timeline
         memory = controller.memory
         frozen, last = acting(
-            self._history, timeline, self._safe, mail.stamp - memory * self._dt, self._dt, memory + self._lead
+            mail.history,
+            timeline,
+            self._safe,
+            mail.stamp - memory * self._dt,
+            self._dt,
+            memory + self._lead,
+            known=mail.stamp + self._delay,  # what is answered from now on acts later than that
         )
         elapsed = self._lead * self._dt if self._begun is None else max(0.0, begin - self._begun)
         t = round(self._steps + elapsed / self._dt) - self._lead
@@ -459,12 +474,15 @@ class RealtimeController:
         fault = Fault.LATE if late else Fault.NONE
         if plan.status is not Status.PLANNED:
             return fault | (Fault.MODEL if plan.iterations or not np.isfinite(predicted).all() else Fault.LATE)
-        self._timeline = extended(self._timeline, Piece(mail.stamp, begin, self._dt, plan.controls))
+        if mail.history is self._history:
+            self._timeline = extended(self._timeline, Piece(mail.stamp, begin, self._dt, plan.controls))
+        if mail.history is not self._history:  # released meanwhile: what was written may have come after that
+            self._timeline = ()
         return fault
 
 
 def _number(name: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"{name} must be a number of seconds, got {value!r}") from error

@@ -252,7 +252,7 @@ class Telemetry:
             description = json.loads(memory[_TEXT : _TEXT + length])
             version, byteorder = description["version"], description["byteorder"]
             self.columns, self.capacity = tuple(map(str, description["columns"])), int(description["capacity"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise BadTelemetry(f"the description in {name} is damaged; start the controller again") from error
         if (version, byteorder) != (VERSION, sys.byteorder):
             raise BadTelemetry(
@@ -265,6 +265,8 @@ class Telemetry:
             raise BadTelemetry(f"{name} should have {size} bytes, but has {len(memory)}; start the controller again")
         self.description = description
         self._map(memory, offset)
+        if not ((self._counters >= 0) & (self._counters < 2**53)).all():
+            raise BadTelemetry(f"the counters in {name} are damaged; start the controller again")
         return self
 
     def _map(self, memory: mmap.mmap, offset: int) -> None:

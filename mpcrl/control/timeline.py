@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-_EPSILON = 1e-9  # s; below it two times are one
+_EPSILON = 1e-6  # s; below it two times are one. A float64 of the seconds since 1970 resolves 2.4e-7 s, and one of a
+# machine's uptime no more than 1e-9 s after 194 days.
 
 
 class Piece(NamedTuple):
@@ -88,12 +89,12 @@ class History:
 
 
 def acting(
-    history: History, timeline: Timeline, otherwise: np.ndarray, start: float, dt: float, steps: int
+    history: History, timeline: Timeline, otherwise: np.ndarray, start: float, dt: float, steps: int, known: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the actuator does from `start` on: the mean control [steps, nu] of each period, and the last control [nu].
 
-    First what has been answered, then what the plans will have answered, and `otherwise` where there is none. A mean is
-    exact for a system that is linear in its controls over a period.
+    First what has been answered, whose last holds at least until `known`; then what the plans will have answered, and
+    `otherwise` where there is none. A mean is exact for a system that is linear in its controls over a period.
     """
     end = start + steps * dt
     times, controls = history.since(start)
@@ -101,7 +102,7 @@ def acting(
     if moments and moments[0] > start:  # before the first answer
         moments.insert(0, start)
         values.insert(0, otherwise)
-    at = max(start, moments[-1]) if moments else start
+    at = max(moments[-1], known) if moments else start
     while at < end - _EPSILON:
         piece = serving(timeline, at)
         following = (each.begin for each in timeline if each.begin > at + _EPSILON)
@@ -111,7 +112,7 @@ def acting(
             until = min(until, piece.begin + (piece.step_at(at) + 1) * piece.dt)
         moments.append(at)
         values.append(value)
-        at = until
+        at = until if until > at else math.nextafter(at, math.inf)  # a clock too coarse to tell both apart
     spans = np.minimum([*moments, end], end)
     total = np.zeros((len(spans), otherwise.size))
     np.cumsum(np.array(values) * np.diff(spans)[:, None], axis=0, out=total[1:])

@@ -24,7 +24,10 @@ from mpcrl.core.errors import DamagedExport, InvalidInput
 
 MANIFEST = "manifest.json"
 _MOST_JSON, _MOST_LEVELS, _MOST_BYTES, _MOST_FILES = 2**20, 20, 2**28, 1000
-_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1", "U8": "<u1", "BOOL": "?"}
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?",
+}  # fmt: skip
 _PART = re.compile(r"[^/\\:*?\"<>|\x00-\x1f\x7f]{1,150}")
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -68,7 +71,12 @@ def write_bundle(folder: Path, files: Mapping[str, bytes], head: Mapping[str, An
             path.write_bytes(data)
         if folder.exists():
             os.replace(folder, older)
-        os.replace(scratch, folder)
+        try:
+            os.replace(scratch, folder)
+        except OSError:
+            if older.exists():
+                os.replace(older, folder)
+            raise
     except OSError as error:
         raise InvalidInput(f"cannot write {str(folder)!r}: {error.strerror}; choose another folder") from error
     finally:
@@ -138,6 +146,8 @@ def from_json(data: bytes, name: str) -> dict[str, Any]:
     ------
     DamagedExport
     """
+    if len(data) > _MOST_JSON:  # read, it takes fifty times its size
+        raise DamagedExport(f"{name} has {len(data)} bytes, more than the {_MOST_JSON} that it may have")
     try:
         value = json.loads(
             data.decode(), object_pairs_hook=_pairs, parse_constant=_refused, parse_float=_finite, parse_int=_integer
@@ -146,11 +156,9 @@ def from_json(data: bytes, name: str) -> dict[str, Any]:
         raise DamagedExport(f"{name} is no JSON that can be read: {short(str(error))}") from error
     if not isinstance(value, dict):
         raise DamagedExport(f"{name} must be a JSON object, got a {type(value).__name__}")
-    level = [value]
+    level: list[Any] = [value]
     for _ in range(_MOST_LEVELS):
-        level = [
-            item for x in level for item in (x.values() if isinstance(x, dict) else x if isinstance(x, list) else ())
-        ]
+        level = [inner for outer in level for inner in _items(outer)]
     if level:
         raise DamagedExport(f"{name} has more than {_MOST_LEVELS} levels")
     return value

@@ -13,7 +13,7 @@ def finite_vector(name: str, value: Any, size: int) -> np.ndarray:
     """`value` as a contiguous float64 vector of `size` finite numbers."""
     try:
         vector = np.ascontiguousarray(value, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"{name} must be a vector of {size} numbers, got {value!r}") from error
     if vector.shape != (size,):
         raise InvalidInput(f"{name} must be a vector of {size} numbers, got the shape {vector.shape}")

@@ -146,7 +146,7 @@ class Sampler:
                 f"{planner.name}: a budget of {planner.budget} trajectories is too small for its iterations, "
                 f"elites and reuse; use at least {planner.schedule.iterations * planner.schedule.least + again}"
             )
-        self._buffers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._buffers = self._storage_of(0)
 
     # ---- the plan's life -----------------------------------------------------------------------------------------
     def init(self) -> PlanState:
@@ -345,14 +345,18 @@ class Sampler:
         return moved
 
     def _storage(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Buffers for controls and decisions of `count` samples."""
+        """Memory for controls and decisions of `count` samples: the same for any, which vary where time is short."""
         blocks = -(-count // LANES)
-        if blocks not in self._buffers:
-            horizon, (steps, nu) = self.planner.horizon, self._width.shape
-            controls = np.zeros((blocks, horizon, nu, LANES), self.space.dtype)
-            decisions = np.zeros((blocks, steps, nu, LANES), self.space.dtype) if self._basis.size else controls
-            self._buffers[blocks] = controls, decisions
-        return self._buffers[blocks]
+        if blocks > len(self._buffers[0]):
+            self._buffers = self._storage_of(blocks)
+        controls, decisions = self._buffers
+        return controls[:blocks], decisions[:blocks]
+
+    def _storage_of(self, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+        horizon, (steps, nu) = self.planner.horizon, self._width.shape
+        controls = np.zeros((blocks, horizon, nu, LANES), self.space.dtype)
+        decisions = np.zeros((blocks, steps, nu, LANES), self.space.dtype) if self._basis.size else controls
+        return controls, decisions
 
     def _scale(self, state: PlanState) -> np.ndarray:
         """Width of the noise in this iteration [K, nu]."""
