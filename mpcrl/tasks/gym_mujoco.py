@@ -55,7 +55,16 @@ def inverted_pendulum() -> MujocoTask:
         planning_cost=inverted_pendulum_planning_cost,
         terminated=inverted_pendulum_terminated,
         params=InvertedPendulumParams(),
-        preset={**_COARSE, "controls_per_plan": 1, "budget": 60, "horizon": 25, "iterations": 3},
+        preset={
+            **_COARSE,
+            "controls_per_plan": 1,
+            "budget": 120,
+            "horizon": 20,
+            "iterations": 5,
+            "beta": 0.0,
+            "width": 0.3,
+            "execute": "mean",
+        },
     )
 
 
