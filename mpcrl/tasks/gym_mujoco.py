@@ -25,7 +25,7 @@ class InvertedPendulumParams(NamedTuple):
 
     max_angle: float = 0.2
     angle_weight: float = 20.0
-    rail_weight: float = 0.5
+    rail_weight: float = 2.0
     rate_weight: float = 0.05
 
 
@@ -62,7 +62,7 @@ def inverted_pendulum() -> MujocoTask:
             "horizon": 20,
             "iterations": 5,
             "beta": 0.0,
-            "width": 0.3,
+            "width": 0.05,
             "execute": "mean",
         },
     )
@@ -108,7 +108,7 @@ def inverted_double_pendulum() -> MujocoTask:
             "horizon": 8,
             "iterations": 8,
             "beta": 0.0,
-            "width": 0.2,
+            "width": 0.1,
             "execute": "mean",
         },
     )
