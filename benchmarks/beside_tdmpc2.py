@@ -170,6 +170,17 @@ def page(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def publish(name: str, text: str, runs: list[dict[str, str]]) -> None:
+    """Write a page of docs/ and the runs behind it, and show the page."""
+    with atomic(ROOT / "docs" / f"{name}.md") as scratch:
+        scratch.write_text(text)
+    with atomic(RESULTS / f"{name}.csv") as scratch, scratch.open("w", newline="") as file:
+        writer = csv.DictWriter(file, runs[0])
+        writer.writeheader()
+        writer.writerows(runs)
+    print(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="results of mpcrl compare")
@@ -181,13 +192,7 @@ def main() -> None:
     chosen = {name: of_one_preset(name, group) for name, group in by_task.items()}
     runs = [run for group, _ in chosen.values() for run in group]
     text = page([row_of(name, *found) for name, found in chosen.items()])
-    with atomic(ROOT / "docs" / "dm_control.md") as scratch:
-        scratch.write_text(text)
-    with atomic(RESULTS / "dm_control.csv") as scratch, scratch.open("w", newline="") as file:
-        writer = csv.DictWriter(file, runs[0])
-        writer.writeheader()
-        writer.writerows(runs)
-    print(text)
+    publish("dm_control", text, runs)
 
 
 if __name__ == "__main__":

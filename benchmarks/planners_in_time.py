@@ -7,14 +7,11 @@ Writes docs/planners_in_time.md, and all runs to benchmarks/results/planners_in_
 from __future__ import annotations
 
 import argparse
-import csv
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping
 
-from beside_tdmpc2 import RESULTS, ROOT, TDMPC2, merged, read
-
-from mpcrl.core.files import atomic
+from beside_tdmpc2 import TDMPC2, merged, publish, read
 
 PAGE = """# Planners in a quarter of real time
 
@@ -89,14 +86,7 @@ def main() -> None:
     parser.add_argument("folder", type=pathlib.Path, help="results of mpcrl compare")
     folder = parser.parse_args().folder
     runs = merged(folder)
-    made = page(read(folder, "summary.csv"), runs)
-    with atomic(ROOT / "docs" / "planners_in_time.md") as scratch:
-        scratch.write_text(made)
-    with atomic(RESULTS / "planners_in_time.csv") as scratch, scratch.open("w", newline="") as file:
-        writer = csv.DictWriter(file, runs[0])
-        writer.writeheader()
-        writer.writerows(runs)
-    print(made)
+    publish("planners_in_time", page(read(folder, "summary.csv"), runs), runs)
 
 
 if __name__ == "__main__":
