@@ -132,6 +132,7 @@ def mujoco_task(
     current: bool = False,
     episode_steps: int | None = None,
     preset: Mapping[str, Any],
+    unseen: tuple[str, ...] = (),
 ) -> MujocoTask:
     """A task of an environment at Gymnasium; what is not given is read off the environment.
 
@@ -139,7 +140,7 @@ def mujoco_task(
     ----------
     env_id : str
         Such as `HalfCheetah-v5`, `dm_control/cheetah-run-v0`, or `module:name-v0` for a module that registers it.
-    fields, cost, terminated, terminal, planning_cost, planning_fields, apply, current, preset
+    fields, cost, terminated, terminal, planning_cost, planning_fields, apply, current, preset, unseen
         As in `MujocoTask`.
     params : NamedTuple, or callable
         A function is `MujocoTask.read_params`.
@@ -173,6 +174,7 @@ def mujoco_task(
             params=params(model, env) if callable(params) else params,
             read_params=params if callable(params) else None,
             preset=preset,
+            unseen=unseen,
         )
     finally:
         env.close()

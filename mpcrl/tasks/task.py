@@ -36,6 +36,9 @@ class Task:
     preset : mapping
         What `mpcrl run` uses without flags: `planner`, `budget`, `horizon`, options of that planner, and
         `controls_per_plan` and `model` where they are not 1 and the true one.
+    angles, unseen : tuple of str
+        Of the state's numbers by name, for learned models: those that are angles, and those that the dynamics do not
+        depend on; see `Features`.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Task:
     terminated: Callable[..., bool] | None = None
     episode_steps: int
     preset: Mapping[str, Any] = field(default_factory=dict)
+    angles: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = (np.array(bound, np.float64, ndmin=1) for bound in (self.control_low, self.control_high))

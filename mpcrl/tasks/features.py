@@ -1,0 +1,140 @@
+"""What a learned model predicts of a task, and what its networks see of that.
+
+The state of a learned model is the state of an analytic task; of a MuJoCo task it is a *record*: qpos, qvel and the
+other arrays of MjData that the plans' cost reads, one after the other. So every task's own cost and end apply to what
+was predicted as they do to what was simulated, and no reward has to be written twice, or learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mpcrl.core.errors import InvalidInput
+from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.task import AnalyticTask, Task
+
+
+class RecordedField(NamedTuple):
+    """An array of MjData within a record: `record[start:stop].reshape(shape)`."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What networks see of states and controls, and what they predict.
+
+    Attributes
+    ----------
+    names : tuple of str
+        One per number of a state.
+    nu : int
+        Number of controls.
+    angles : tuple of int
+        Numbers that are seen as their sine and cosine.
+    unseen : tuple of int
+        Numbers that the dynamics do not depend on: how far a runner has come, say.
+    absolute : tuple of int
+        Numbers predicted themselves; of all others the change over a control step is.
+    fields : tuple of RecordedField
+        Of a record; none where the state is an analytic task's.
+    """
+
+    names: tuple[str, ...]
+    nu: int
+    angles: tuple[int, ...] = ()
+    unseen: tuple[int, ...] = ()
+    absolute: tuple[int, ...] = ()
+    fields: tuple[RecordedField, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("angles", "unseen", "absolute"):
+            indices = getattr(self, name)
+            if sorted(set(indices)) != sorted(indices) or not set(indices) <= set(range(self.nx)):
+                raise InvalidInput(f"{name} must be different indices below {self.nx}, got {indices!r}")
+        both = set(self.angles) & set(self.unseen)
+        if both:
+            raise InvalidInput(f"{[self.names[i] for i in sorted(both)]} cannot be both angles and unseen")
+
+    @property
+    def nx(self) -> int:
+        """Length of a state."""
+        return len(self.names)
+
+    @property
+    def plain(self) -> tuple[int, ...]:
+        """Numbers that are seen as they are."""
+        return tuple(i for i in range(self.nx) if i not in self.angles and i not in self.unseen)
+
+    @property
+    def size(self) -> int:
+        """Length of an input: plain numbers, sines, cosines, controls."""
+        return len(self.plain) + 2 * len(self.angles) + self.nu
+
+    def inputs(self, states: np.ndarray, controls: np.ndarray) -> np.ndarray:
+        """What networks see [..., size] of states [..., nx] and controls [..., nu]."""
+        angles = states[..., list(self.angles)]
+        parts = (states[..., list(self.plain)], np.sin(angles), np.cos(angles), controls)
+        return np.concatenate(parts, axis=-1)
+
+    def read(self, data: Any) -> np.ndarray:
+        """The record [nx] of an MjData as it is."""
+        return np.concatenate([np.ravel(getattr(data, field.name)) for field in self.fields])
+
+
+def features_of(task: Task) -> Features:
+    """The features of a task: as it declares them; of MuJoCo's joints, those that turn without a limit are angles."""
+    if isinstance(task, AnalyticTask):
+        return Features(
+            names=task.state_names,
+            nu=task.nu,
+            angles=_indices(task, "angles", task.state_names),
+            unseen=_indices(task, "unseen", task.state_names),
+        )
+    if isinstance(task, MujocoTask):
+        env = task.make_env()
+        try:
+            env.reset(seed=0)
+            return _of_mujoco(task, task.mj_model(env), task.mj_data(env))
+        finally:
+            env.close()
+    raise InvalidInput(f"task {task.name!r} is a {type(task).__name__}, whose state nobody can read")
+
+
+def _of_mujoco(task: MujocoTask, model: Any, data: Any) -> Features:
+    import mujoco
+
+    moving = ["qpos", "qvel", *(["act"] if model.na else []), *(["mocap_pos", "mocap_quat"] if model.nmocap else [])]
+    read = task.planning_fields or task.fields
+    fields: list[RecordedField] = []
+    names: list[str] = []
+    for name in dict.fromkeys([*moving, *read]):
+        shape = np.shape(getattr(data, name))
+        fields.append(RecordedField(name, shape, len(names), len(names) + int(np.prod(shape))))
+        names += [f"{name}[{', '.join(map(str, index))}]" for index in np.ndindex(shape)]
+    turning = int(mujoco.mjtJoint.mjJNT_HINGE)
+    free = [j for j in range(model.njnt) if int(model.jnt_type[j]) == turning and not model.jnt_limited[j]]
+    unseen = _indices(task, "unseen", names)
+    angles = {int(model.jnt_qposadr[j]) for j in free} | set(_indices(task, "angles", names))
+    return Features(
+        names=tuple(names),
+        nu=task.nu,
+        angles=tuple(sorted(angles - set(unseen))),
+        unseen=unseen,
+        fields=tuple(fields),
+    )
+
+
+def _indices(task: Task, what: str, names: Any) -> tuple[int, ...]:
+    """Where the names that a task declares stand among those of its state."""
+    declared = getattr(task, what)
+    wrong = [name for name in declared if name not in names]
+    if wrong:
+        raise InvalidInput(f"task {task.name!r}: {what} {wrong} are no names of its state, which has {list(names)}")
+    return tuple(sorted(list(names).index(name) for name in declared))
