@@ -15,6 +15,7 @@ from mpcrl.core.errors import InvalidInput, unknown_name
 from mpcrl.models.model import Model
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
+from mpcrl.tasks.features import Features
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
@@ -47,6 +48,11 @@ class Predictor(NamedTuple):
     name: str
     model: Any  # a Model; one that follows also has `use`
     follows: bool
+
+    @property
+    def features(self) -> Features | None:
+        """What a learned model's state consists of; None where it is the true model's."""
+        return getattr(self.model, "features", None)
 
 
 def planner_for(
