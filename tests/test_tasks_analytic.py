@@ -187,16 +187,6 @@ def free_arm(p: reacher.ReacherParams) -> reacher.ReacherParams:
     return p._replace(damping=0.0)
 
 
-@pytest.mark.parametrize(
-    ("module", "params", "start", "bound"),
-    [
-        (cartpole, cartpole.CartpoleParams(), (0.0, 1.0, 0.3, -2.0), 2e-4),
-        (acrobot, acrobot.acrobot_swingup().params, (2.5, 0.7, 0.5, -3.0), 1e-4),
-        (cart_double_pendulum, cart_double_pendulum.cart_double_pendulum().params, (0, 1.0, -0.5, 0, 3.0, -2.0), 2e-2),
-        (two_link, free_arm(reacher.ReacherParams()), (0.3, 1.0, 6.0, -4.0), 2e-2),
-    ],
-    ids=["cartpole", "acrobot", "cart-double-pendulum", "reacher"],
-)
 def test_the_cartpole_of_pets_is_mujocos() -> None:
     mujoco = pytest.importorskip("mujoco")
     capsule = 'type="capsule" contype="0" conaffinity="0"'
@@ -225,6 +215,16 @@ def test_a_cart_stops_at_the_end_of_its_rail() -> None:
     assert x[2] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("module", "params", "start", "bound"),
+    [
+        (cartpole, cartpole.CartpoleParams(), (0.0, 1.0, 0.3, -2.0), 2e-4),
+        (acrobot, acrobot.acrobot_swingup().params, (2.5, 0.7, 0.5, -3.0), 1e-4),
+        (cart_double_pendulum, cart_double_pendulum.cart_double_pendulum().params, (0, 1.0, -0.5, 0, 3.0, -2.0), 2e-2),
+        (two_link, free_arm(reacher.ReacherParams()), (0.3, 1.0, 6.0, -4.0), 2e-2),
+    ],
+    ids=["cartpole", "acrobot", "cart-double-pendulum", "reacher"],
+)
 def test_energy_is_kept_without_control_and_friction(module: Any, params: Any, start: State, bound: float) -> None:
     """Over ten seconds of whirling, as a part of the energy there is."""
     step = reacher.step if module is two_link else module.step
