@@ -279,7 +279,7 @@ class PETS:
                 f"these are {configuration(self.setup())}"
             )
         self._replay = Replay.load(folder / "replay")
-        self._learner.load(folder / "learner")
+        self._learner = Learner.load(folder / "learner", self.features)
         self.trials, self.steps, self.episodes = about["trials"], about["steps"], about["episodes"]
         self._use_learned()
 

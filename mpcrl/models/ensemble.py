@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mpcrl.core import lanes
+from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.checks import finite_vector, positive_integer
 from mpcrl.core.compile import load_module
-from mpcrl.core.errors import InvalidInput
+from mpcrl.core.errors import DamagedExport, InvalidInput
 from mpcrl.core.random import LANES
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels.network import TARGET, folded, packed, panels
@@ -19,10 +22,13 @@ from mpcrl.models import scalar
 from mpcrl.models.analytic import check_by_calling
 from mpcrl.models.network import Network
 from mpcrl.models.risk import Mean, Risk
+from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
 _DIMS = ("particles", "samples", "steps")
+_HEAD = {"format": "mpcrl-ensemble", "version": 1}
+_WRITTEN = ("propagation", "particles", "noise", "seed")
 _FLOP_PER_SECOND = 2e10
 """Of one thread, about: only to tell whether a second one pays."""
 
@@ -87,6 +93,54 @@ class Ensemble:
         self.network = network
         self._numbers = _numbers(network)
         self._members_at(1, 0)
+
+    @property
+    def features(self) -> Features:
+        """What states consist of."""
+        return self.network.features
+
+    def of(self, task: Task) -> Ensemble:
+        """The same model under the costs of another task with the same states."""
+        return Ensemble(
+            task,
+            self.network,
+            propagation=self.propagation,
+            particles=self.particles,
+            noise=self.noise,
+            risk=self.risk,
+            seed=self.seed,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the network, and how it is planned with, to a folder in place of an older one.
+
+        Raises
+        ------
+        InvalidInput
+            The folder is something else, or cannot be written.
+        """
+        about = {name: getattr(self, name) for name in _WRITTEN}
+        write_bundle(Path(folder), {"ensemble.json": to_json(about), **self.network.files()}, _HEAD)
+
+    @classmethod
+    def load(cls, task: Task, folder: Path) -> Ensemble:
+        """What `save` wrote, for the task that it learned; the risk is the mean.
+
+        Raises
+        ------
+        DamagedExport
+            The files are not what was written.
+        InvalidInput
+            The task is another.
+        """
+        files = read_bundle(Path(folder), _HEAD)
+        about = from_json(files.get("ensemble.json", b""), "ensemble.json")
+        if about.keys() != set(_WRITTEN):
+            raise DamagedExport(f"ensemble.json must have {', '.join(_WRITTEN)}, got {', '.join(about)}")
+        network = Network.of_files(files)
+        if network.features != features_of(task):
+            raise InvalidInput(f"the model in {str(folder)!r} was learned of another task than {task.name!r}")
+        return cls(task, network, **about)
 
     def costs(
         self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget
@@ -297,7 +351,7 @@ def _source(network: Network, program: _Program) -> str:
     rows, width = TARGET.rows, TARGET.width
     sizes = [nin, *(w.shape[2] for w in network.weights)]
     at, b_at, heights = [0], [0], [nin]
-    for count, out in zip(sizes, sizes[1:], strict=False):
+    for count, out in itertools.pairwise(sizes):
         at.append(at[-1] + count * panels(out) * rows)
         b_at.append(b_at[-1] + panels(out) * rows)
         heights.append(panels(out) * rows)
