@@ -54,11 +54,11 @@ class Study:
 
 
 STUDIES = {
-    "cartpole": Study("cartpole-pets", 2000, 5, {"particles": "5"}),
-    "cartpole-deterministic": Study("cartpole-pets", 2000, 5, algo="deterministic"),
-    "cartpole-shooting": Study("cartpole-pets", 2000, 5, algo="random-shooting"),
-    "balance": Study("cartpole-balance", 800, 5, {"particles": "5"}, episodes=5),
-    "pendulum": Study("InvertedPendulum-v5", 2000, 5, {"particles": "5"}),
+    "cartpole": Study("cartpole-pets", 2000, 5, {"particles": "5", "epochs": "20"}),
+    "cartpole-deterministic": Study("cartpole-pets", 2000, 5, {"epochs": "20"}, algo="deterministic"),
+    "cartpole-shooting": Study("cartpole-pets", 2000, 5, {"epochs": "20"}, algo="random-shooting"),
+    "balance": Study("cartpole-balance", 1000, 5, {"particles": "5", "epochs": "20"}, episodes=5),
+    "pendulum": Study("InvertedPendulum-v5", 2000, 5, {"particles": "5", "epochs": "20"}),
     "reacher": Study("Reacher-v5", 15_000, 3, {"particles": "5"}, episodes=20),
     "pusher": Study("Pusher-v5", 22_000, 3, {"particles": "5"}, episodes=10),
     "cheetah": Study("HalfCheetah-v5", 50_000, 2, {"particles": "5", "hidden": "200,200,200,200"}, episodes=1),

@@ -147,8 +147,8 @@ class Network:
             values: dict[str, Any] = {name: about[name] for name in _PLAIN}
             for name in ("weights", "biases"):
                 values[name] = tuple(arrays.pop(f"{name}.{i}") for i in range(about["layers"]))
-            elites = tuple(about["elites"])
-            return cls(features=_features(about["features"]), elites=elites, **values, **arrays)
+            values |= {"features": _features(about["features"]), "elites": tuple(about["elites"]), **arrays}
+            return cls(**values)
         except (KeyError, TypeError, AttributeError, InvalidInput) as error:
             if isinstance(error, DamagedExport):
                 raise
