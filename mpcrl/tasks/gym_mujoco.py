@@ -197,7 +197,17 @@ def reacher() -> MujocoTask:
         fields=("xpos",),
         cost=reacher_cost,
         params=lambda model, env: ReacherParams(model.body("fingertip").id, model.body("target").id),
-        preset={"planner": "icem", "budget": 60, "horizon": 15},
+        preset={
+            **_COARSE,
+            "controls_per_plan": 1,
+            "budget": 150,
+            "horizon": 20,
+            "iterations": 5,
+            "knots": 5,
+            "beta": 0.0,
+            "width": 0.2,
+            "execute": "mean",
+        },
     )
 
 
