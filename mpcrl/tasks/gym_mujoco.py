@@ -220,8 +220,9 @@ class PusherParams(NamedTuple):
     reward_near_weight: float = 0.5
     reward_dist_weight: float = 1.0
     reward_control_weight: float = 0.1
-    behind: float = 0.08
-    behind_weight: float = 0.5
+    behind: float = 0.02
+    behind_weight: float = 2.0
+    goal_weight: float = 10.0
 
 
 def pusher_cost(before: Any, u: Any, after: Any, t: int, p: PusherParams) -> float:
@@ -232,17 +233,18 @@ def pusher_cost(before: Any, u: Any, after: Any, t: int, p: PusherParams) -> flo
 
 
 def pusher_planning_cost(before: Any, u: Any, after: Any, t: int, p: PusherParams) -> float:
-    """The cost, and the tip's distance from where pushing moves the object to the goal: `behind` it, seen from there.
+    """The object's distance from the goal, squared controls, and the tip's distance from where pushing moves the object
+    to the goal: `behind` it, seen from there, and on its height.
 
-    The reward alone draws the tip to the object's near side, from where every push leads away from the goal.
+    The reward alone draws the tip to the object's near side, from where every push leads away from the goal. `behind`
+    is less than the radius: contacts of so light an object are soft, and push the harder the deeper they are.
     """
     tip, thing, goal = after.xpos[p.tip], after.xpos[p.object], after.xpos[p.goal]
     dx, dy = thing[0] - goal[0], thing[1] - goal[1]
     length = math.sqrt(dx * dx + dy * dy) + 1e-6
     x, y = thing[0] + p.behind * dx / length, thing[1] + p.behind * dy / length
-    missed = math.sqrt((tip[0] - x) ** 2 + (tip[1] - y) ** 2)
-    unsolved = min(1.0, length / p.behind)  # at the goal there is nothing left to push
-    return pusher_cost(before, u, after, t, p) + p.behind_weight * unsolved * missed
+    missed = math.sqrt((tip[0] - x) ** 2 + (tip[1] - y) ** 2 + (tip[2] - thing[2]) ** 2)
+    return p.goal_weight * length + p.behind_weight * missed + p.reward_control_weight * squared(u)
 
 
 def pusher() -> MujocoTask:
@@ -253,7 +255,16 @@ def pusher() -> MujocoTask:
         cost=pusher_cost,
         planning_cost=pusher_planning_cost,
         params=lambda model, env: PusherParams(*(model.body(name).id for name in ("tips_arm", "object", "goal"))),
-        preset={"planner": "icem", "budget": 120, "horizon": 25, "iterations": 3, "beta": 2.0},
+        preset={
+            **_COARSE,
+            "budget": 200,
+            "horizon": 24,
+            "iterations": 5,
+            "knots": 6,
+            "beta": 0.0,
+            "width": 0.1,
+            "execute": "mean",
+        },
     )
 
 
