@@ -305,6 +305,7 @@ def half_cheetah() -> MujocoTask:
     return mujoco_task(
         "HalfCheetah-v5",
         fields=("qpos",),
+        unseen=("qpos[0]",),
         cost=forward_cost,
         planning_cost=half_cheetah_planning_cost,
         params=lambda model, env: HalfCheetahParams(1.0, 0.1, env.unwrapped.dt),
@@ -331,6 +332,7 @@ def swimmer() -> MujocoTask:
     return mujoco_task(
         "Swimmer-v5",
         fields=("qpos",),
+        unseen=("qpos[0]",),
         cost=forward_cost,
         planning_cost=swimmer_planning_cost,
         params=lambda model, env: SwimmerParams(1.0, 1e-4, env.unwrapped.dt),
@@ -399,6 +401,7 @@ def hopper() -> MujocoTask:
     return mujoco_task(
         "Hopper-v5",
         fields=("qpos", "qvel"),
+        unseen=("qpos[0]",),
         cost=legged_cost,
         planning_cost=legged_planning_cost,
         terminated=legged_terminated,
@@ -414,6 +417,7 @@ def walker2d() -> MujocoTask:
     return mujoco_task(
         "Walker2d-v5",
         fields=("qpos", "qvel"),
+        unseen=("qpos[0]",),
         cost=legged_cost,
         planning_cost=legged_planning_cost,
         terminated=legged_terminated,
@@ -479,6 +483,7 @@ def ant() -> MujocoTask:
     return mujoco_task(
         "Ant-v5",
         fields=("qpos", "qvel", "xpos", "cfrc_ext"),
+        unseen=("qpos[0]", "qpos[1]"),
         cost=ant_cost,
         planning_cost=ant_planning_cost,
         planning_fields=("qpos", "qvel", "xpos", "xmat"),
@@ -556,6 +561,7 @@ def humanoid() -> MujocoTask:
     return mujoco_task(
         "Humanoid-v5",
         fields=("qpos", "xipos", "xmat", "cfrc_ext"),
+        unseen=("qpos[0]", "qpos[1]"),
         cost=humanoid_cost,
         planning_cost=humanoid_planning_cost,
         planning_fields=("qpos", "xipos", "xmat"),
@@ -592,6 +598,7 @@ def humanoid_standup() -> MujocoTask:
     return mujoco_task(
         "HumanoidStandup-v5",
         fields=("qpos", "cfrc_ext"),
+        unseen=("qpos[0]", "qpos[1]"),
         cost=standup_cost,
         planning_cost=standup_planning_cost,
         planning_fields=("qpos",),
