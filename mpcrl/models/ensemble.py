@@ -6,15 +6,17 @@ import functools
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mpcrl.core import lanes
+from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.checks import finite_vector, positive_integer
 from mpcrl.core.compile import load_module
-from mpcrl.core.errors import InvalidInput
+from mpcrl.core.errors import DamagedExport, InvalidInput
 from mpcrl.core.hooks import address_of
 from mpcrl.core.random import LANES
 from mpcrl.core.threads import ThreadBudget
@@ -25,9 +27,12 @@ from mpcrl.models import scalar
 from mpcrl.models.analytic import check_by_calling
 from mpcrl.models.network import Network
 from mpcrl.models.risk import Mean, Risk
+from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
+_HEAD = {"format": "mpcrl-ensemble", "version": 1}
+_SETTINGS = ("propagation", "particles", "noise", "penalty", "limit", "limit_cost", "precision", "seed")
 _NOISE = {"fresh": ensemble.FRESH, "fixed": ensemble.FIXED, "none": ensemble.NONE}
 _FLOP_PER_SECOND = 2e10
 """Of one thread, about: only to tell whether a second one pays."""
@@ -160,6 +165,54 @@ class Ensemble:
             raise InvalidInput("a network of another shape, or with other features, needs a new Ensemble")
         self._check(network)
         self._numbers, self.network = _numbers(network, self.precision == "bf16"), network
+
+    @property
+    def features(self) -> Features:
+        """What states consist of."""
+        return self.network.features
+
+    def of(self, task: Task) -> Ensemble:
+        """The same model under the costs of another task with the same states."""
+        return Ensemble(task, self.network, risk=self.risk, **self._settings())
+
+    def save(self, folder: Path) -> None:
+        """Write the network, and how it is planned with, to a folder in place of an older one.
+
+        Raises
+        ------
+        InvalidInput
+            The folder is something else, or cannot be written.
+        """
+        about = self._settings()
+        if np.isinf(about["limit_cost"]):
+            about["limit_cost"] = None
+        write_bundle(Path(folder), {"ensemble.json": to_json(about), **self.network.files()}, _HEAD)
+
+    @classmethod
+    def load(cls, task: Task, folder: Path) -> Ensemble:
+        """What `save` wrote, for the task that it learned; the risk is the mean.
+
+        Raises
+        ------
+        DamagedExport
+            The files are not what was written.
+        InvalidInput
+            The task is another.
+        """
+        files = read_bundle(Path(folder), _HEAD)
+        about = from_json(files.get("ensemble.json", b""), "ensemble.json")
+        if about.keys() != set(_SETTINGS):
+            raise DamagedExport(f"ensemble.json must have {', '.join(_SETTINGS)}, got {', '.join(about)}")
+        if about["limit_cost"] is None:
+            about["limit_cost"] = np.inf
+        network = Network.of_files(files)
+        if network.features != features_of(task):
+            raise InvalidInput(f"the model in {str(folder)!r} was learned of another task than {task.name!r}")
+        return cls(task, network, **about)
+
+    def _settings(self) -> dict[str, Any]:
+        """All arguments beside task, network and risk."""
+        return {name: getattr(self, name) for name in _SETTINGS}
 
     def costs(
         self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget
