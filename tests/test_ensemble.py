@@ -275,7 +275,8 @@ def test_costs_of_records_are_those_of_the_tasks_functions(name: str) -> None:
     start = model.example_state()
     controls = np.random.default_rng(0).uniform(-1, 1, (70, H, task.nu)).astype(np.float32)
     paths = model.sampled(start, controls)
-    np.testing.assert_allclose(paths, paths_of(network, kept((0, 1), 2), start, controls), rtol=0, atol=1e-5)
+    if task.terminated is None:
+        np.testing.assert_allclose(paths, paths_of(network, kept((0, 1), 2), start, controls), rtol=0, atol=1e-5)
     costs = costs_of(model, controls, state=start)
     cost, ended = task.planning_cost or task.cost, 0
     for n in (0, 1, 33, 69):
