@@ -474,10 +474,8 @@ def test_beyond_the_limit_a_candidate_ends_and_never_pays() -> None:
     limit = float(np.median(d.max(axis=1)))
     out = d.max(axis=1) > limit
     task = task_of(cost=lambda x, u, t, p: -1.0, terminal=None)  # going on pays
-    free, ruled, priced = (
-        Ensemble(task, network, particles=5, noise="none", **more)
-        for more in ({}, {"limit": limit}, {"limit": limit, "limit_cost": 0.5})
-    )
+    cases: tuple[dict[str, Any], ...] = ({}, {"limit": limit}, {"limit": limit, "limit_cost": 0.5})
+    free, ruled, priced = (Ensemble(task, network, particles=5, noise="none", **more) for more in cases)
     assert np.isinf(costs_of(ruled)[out]).all()
     np.testing.assert_array_equal(costs_of(ruled)[~out], costs_of(free)[~out])
     first = (d > limit).argmax(axis=1)[out]

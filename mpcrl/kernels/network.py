@@ -188,7 +188,7 @@ class Block(NamedTuple):
 
         Without the instructions for pairs it does the same in float32, with the same rounding of what it writes.
         """
-        lanes, rows, vectors, native = self.target
+        lanes, rows, vectors, _ = self.target
         vector = ir.VectorType(_I32 if self.reads_pairs else _F32, lanes)
         block = [(r, j) for r in range(rows) for j in range(vectors)]
         sums: dict[tuple[int, int], Any] = {}
@@ -216,14 +216,40 @@ class Block(NamedTuple):
         b.cbranch(b.icmp_signed("<", following, count), loop, after)
 
         b.position_at_end(after)
-        power = _power_of_two(3 if self.writes_pairs else 5)
-        results = {rj: _EMIT[self.activation](b, v, power) for rj, v in new.items()}
-        if self.writes_pairs:
-            results = {(r, j): self._rounded(b, results[2 * r, j], results[2 * r + 1, j])
-                       for r in range(rows // 2) for j in range(vectors)}  # fmt: skip
-        for (r, j), v in results.items():
-            pointer = b.bitcast(_at(b, out, r * self.target.width + j * lanes), v.type.as_pointer())
-            b.store(v, pointer, align=4)
+        if self.activation == "none":
+            for (r, j), v in new.items():
+                _store(b, v, _at(b, out, r * self.target.width + j * lanes))
+        else:
+            self._activate(b, new, out, count)
+
+    def _activate(self, b: Any, sums: dict[tuple[int, int], Any], out: Any, count: Any) -> None:
+        """Write the activations of the sums, which go to the stack first.
+
+        So all registers are free for constants. LLVM must not see that the loop has few turns: it would undo it, and
+        move most of what it computes to the stack.
+        """
+        lanes, rows, vectors, _ = self.target
+        width, step = self.target.width, 2 if self.writes_pairs else 1
+        vector = sums[0, 0].type
+        stack = b.bitcast(cgutils.alloca_once(b, ir.ArrayType(vector, rows * vectors)), _F32.as_pointer())
+        for (r, j), v in sums.items():
+            _store(b, v, _at(b, stack, r * width + j * lanes))
+        before, loop, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
+        b.branch(loop)
+        b.position_at_end(loop)
+        row, power = b.phi(_I64), _power_of_two(3 if self.writes_pairs else 5)
+        read = b.gep(stack, [b.mul(row, ir.Constant(_I64, width))])
+        write = b.gep(out, [b.mul(row, ir.Constant(_I64, width // step))])
+        for j in range(vectors):
+            parts = [_load(b, _at(b, read, r * width + j * lanes), vector) for r in range(step)]
+            parts = [_EMIT[self.activation](b, v, power) for v in parts]
+            _store(b, self._rounded(b, *parts) if self.writes_pairs else parts[0], _at(b, write, j * lanes))
+        following = b.add(row, ir.Constant(_I64, step))
+        row.add_incoming(ir.Constant(_I64, 0), before)
+        row.add_incoming(following, loop)
+        turns = b.or_(ir.Constant(_I64, rows), b.lshr(count, ir.Constant(_I64, 48)))  # = rows
+        b.cbranch(b.icmp_signed("<", following, turns), loop, after)
+        b.position_at_end(after)
 
     def _pair_products(self, b: Any, w: Any, h: Any, total: Any) -> Any:
         if self.target.paired:
@@ -254,6 +280,10 @@ def _bf16_bits(b: Any, bits: Any) -> Any:
 
 def _at(b: Any, pointer: Any, offset: int) -> Any:
     return b.gep(pointer, [ir.Constant(_I64, offset)])
+
+
+def _store(b: Any, v: Any, pointer: Any) -> None:
+    b.store(v, b.bitcast(pointer, v.type.as_pointer()), align=4)
 
 
 def _load(b: Any, pointer: Any, kind: Any) -> Any:
