@@ -25,6 +25,7 @@ from mpcrl.models.ensemble import Ensemble
 from mpcrl.models.network import ACTIVATIONS, Network
 from mpcrl.models.risk import Worst
 from mpcrl.tasks.features import Features, features_of
+from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.registry import make_task
 from mpcrl.tasks.task import AnalyticTask
 
@@ -199,7 +200,7 @@ def test_activations_hold_far_out(activation: str) -> None:
 def test_large_input_means_lose_nothing() -> None:
     network = random_network()
     away = np.array([1000.0, 0, 0, 0])
-    moved = dataclasses.replace(network, input_mean=network.input_mean + np.float32([1000, 0, 0, 0, 0, 0]))
+    moved = dataclasses.replace(network, input_mean=network.input_mean + 1000 * np.eye(6, dtype=np.float32)[0])
     near, far = (Ensemble(TASK, n, noise="none", particles=5) for n in (network, moved))
     step = far.sampled(START + away, CONTROLS[:, :1])[..., 1, :] - far.sampled(START + away, CONTROLS[:, :1])[..., 0, :]
     expected = near.sampled(START, CONTROLS[:, :1])[..., 1, :] - near.sampled(START, CONTROLS[:, :1])[..., 0, :]
@@ -244,6 +245,7 @@ def twin_costs(paths: np.ndarray, controls: np.ndarray, task: AnalyticTask, t0: 
 def test_a_linear_system_in_a_network_costs_what_it_does_as_functions() -> None:
     """relu(z) - relu(-z) = z makes a network of any linear map."""
     task = make_task("lqr")
+    assert isinstance(task, AnalyticTask)
     features, h = features_of(task), task.dt
     change = np.array([[0.0, 0.0], [h, 0.0], [h**2 / 2, h]])  # of position and velocity, by these and the control
     network = random_network(features, (6,), 3, "relu", probabilistic=False)
@@ -270,6 +272,7 @@ def test_a_linear_system_in_a_network_costs_what_it_does_as_functions() -> None:
 def test_costs_of_records_are_those_of_the_tasks_functions(name: str) -> None:
     pytest.importorskip("mujoco")
     task = make_task(name)
+    assert isinstance(task, MujocoTask)
     network = random_network(features_of(task), members=2, change=0.1)
     model = Ensemble(task, network, noise="none", particles=2)
     start = model.example_state()
@@ -349,7 +352,7 @@ def test_ts_infinity_keeps_its_members() -> None:
         lines = START + np.arange(H + 1)[:, None] * DRIFTS[np.resize(elites, 8)][:, None, None]
         paths = model.sampled(START, CONTROLS)
         np.testing.assert_allclose(paths, np.broadcast_to(lines, paths.shape), atol=1e-5)
-    for member in (0, np.int64(2)):
+    for member in (0, 2):
         paths = Ensemble(TASK, constant_network(DRIFTS), propagation=member, particles=3).sampled(START, CONTROLS)
         lines = START + np.arange(H + 1)[:, None] * DRIFTS[member]
         np.testing.assert_allclose(paths, np.broadcast_to(lines, paths.shape), atol=1e-5)
