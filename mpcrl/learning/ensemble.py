@@ -280,15 +280,13 @@ class Learner:
             stopped = best is not None and 0 < config.patience <= best.waited
             if on_epoch:
                 on_epoch(curves[-1])
-        if not all(np.isfinite(curve.train_loss).all() for curve in curves):
+        arrays, moments = best.arrays if best else networks.arrays(), networks.moments()
+        if not all(np.isfinite(array).all() for array in [*arrays.values(), *moments.values()]):
             raise InvalidInput(
-                "training diverged: a loss is not finite, and the learner is as it was before; lower the learning rate"
+                "training diverged: a parameter is not finite, and the learner is as it was before; lower the learning "
+                "rate"
             )
-        self._arrays, self._moments, self._scales = (
-            best.arrays if best else networks.arrays(),
-            networks.moments(),
-            scales,
-        )
+        self._arrays, self._moments, self._scales = arrays, moments, scales
         self.fits, self.epochs = self.fits + 1, self.epochs + len(curves)
         if best and config.elites:
             self._elites = tuple(sorted(int(e) for e in np.argsort(best.error, kind="stable")[: config.elites]))
