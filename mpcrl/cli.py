@@ -344,8 +344,74 @@ def view(
     return 0
 
 
+def train(
+    algo: Annotated[str, shown("ALGO", "pets, deterministic or random-shooting")],
+    task: Annotated[str, shown("TASK", "one of those that `mpcrl list` shows, or file.py:name")],
+    /,
+    *,
+    steps: Annotated[int, shown("N", "control steps to learn from; a trial that has begun is finished")],
+    out: Annotated[Path, shown("DIR", "where checkpoints, model and result are kept; goes on from what is there")],
+    seed: Annotated[int, shown("N", "the same seed gives the same training; 0 by default")] = 0,
+    planner: Annotated[str | None, shown("NAME", "one of those that `mpcrl list` shows")] = None,
+    budget: Annotated[int | None, shown("N", "trajectories simulated per control step")] = None,
+    horizon: Annotated[int | None, shown("N", "control steps that a plan looks ahead")] = None,
+    option: Annotated[
+        tuple[str, ...], shown("NAME=VALUE", "an option of the planner, such as beta=0.25; may be given several times")
+    ] = (),
+    setting: Annotated[
+        tuple[str, ...],
+        shown("NAME=VALUE", "of the agent or its ensemble, such as particles=5 or hidden=200,200; see docs/pets.md"),
+    ] = (),
+    threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,
+    evaluation_episodes: Annotated[int, shown("N", "after the last trial; 1 by default")] = 1,
+    json: Annotated[Path | None, shown("FILE", "write the result to a file too")] = None,
+    tensorboard: Annotated[bool, shown("", "write the curves as TensorBoard's events as well")] = False,
+) -> int:
+    """Learn a task by trial and error, with a model of its dynamics. Goes on where it stopped."""
+    from mpcrl.experiments import display
+    from mpcrl.experiments.configure import agent_for, parse_options
+    from mpcrl.experiments.training import train as train_agent
+    from mpcrl.experiments.training_board import TrainingBoard, closing
+    from mpcrl.experiments.training_outputs import write_training
+    from mpcrl.experiments.video import settle_rendering
+    from mpcrl.tasks.registry import make_task
+
+    console, _ = display.consoles()
+    settle_rendering(task, False)
+    agent = agent_for(
+        algo,
+        make_task(task),
+        planner=planner,
+        budget=budget,
+        horizon=horizon,
+        options=parse_options(option),
+        settings=parse_options(setting),
+        seed=seed,
+        threads=threads,
+    )
+    console.print(display.heading(agent.task, agent.planner, threads))
+    with TrainingBoard(console, steps) as board:
+        result = train_agent(
+            algo,
+            agent,
+            steps=steps,
+            folder=out,
+            evaluation_episodes=evaluation_episodes,
+            on_start=board.started,
+            on_step=board.step,
+            on_trial=board.trial,
+            on_epoch=board.epoch,
+            on_evaluation=board.evaluation,
+        )
+    console.print(closing(result))
+    for sentence in write_training(result, out, json=json, tensorboard=tensorboard):
+        console.print(sentence, soft_wrap=True)
+    return 0
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "run": run,
+    "train": train,
     "compare": compare,
     "report": report,
     "list": list_names,

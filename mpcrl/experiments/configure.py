@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +17,12 @@ from mpcrl.core.errors import InvalidInput, unknown_name
 from mpcrl.models.model import Model
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
+from mpcrl.tasks.features import Features
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
+
+if TYPE_CHECKING:
+    from mpcrl.agents.pets import PETS, PETSConfig
 
 MODELS = {
     "auto": "what the task's preset says: in general the true model, its own dynamics or its own physics",
@@ -25,6 +31,9 @@ MODELS = {
     "mujoco-coarse": "MuJoCo's physics 2 to 4 times cheaper: no Runge-Kutta, or twice the time step",
 }
 """What `--model` may be."""
+
+MODEL_FOLDER = "model"
+"""Where a training keeps what it learned, in its own folder."""
 
 _DTYPES = ("float32", "float64")
 _SIZES = ("budget", "horizon")
@@ -47,6 +56,11 @@ class Predictor(NamedTuple):
     name: str
     model: Any  # a Model; one that follows also has `use`
     follows: bool
+
+    @property
+    def features(self) -> Features | None:
+        """What a learned model's state consists of; None where it is the true model's."""
+        return getattr(self.model, "features", None)
 
 
 def planner_for(
@@ -109,11 +123,18 @@ def steps_for(task: Task, steps: int | None = None) -> int:
 
 
 def predictor_for(task: Task, model: Model | str = "auto", dtype: str | None = None) -> Predictor:
-    """The model to plan with: one that is passed through, or one made by its name in `MODELS`."""
+    """The model to plan with: one that is passed through, made by its name in `MODELS`, or in a folder of `train`."""
     if not isinstance(model, str):
         if dtype is not None:
             raise InvalidInput(f"dtype is for models given by name; this one computes in {model.dtype}")
         return Predictor("custom", model, False)
+    if model not in MODELS and Path(model).is_dir():
+        from mpcrl.models.ensemble import Ensemble
+
+        if dtype is not None:
+            raise InvalidInput("a learned model computes in float32; leave dtype out")
+        trained = Path(model) / MODEL_FOLDER
+        return Predictor("ensemble", Ensemble.load(task, trained if trained.is_dir() else Path(model)), False)
     name, dtype = model_arguments(task, model, dtype)
     if isinstance(task, AnalyticTask):
         from mpcrl.models.analytic import Analytic
@@ -145,6 +166,52 @@ def model_arguments(task: Task, name: str = "auto", dtype: str | None = None) ->
     if name != "analytic" and dtype == "float32":
         raise InvalidInput("MuJoCo computes in float64; leave dtype out")
     return name, dtype or ("float32" if name == "analytic" else "float64")
+
+
+AGENTS = {
+    "pets": "an ensemble of probabilistic networks, and the task's planner through trajectories sampled from it",
+    "deterministic": "one deterministic network and the task's planner: what the ensemble is to be better than",
+    "random-shooting": "one deterministic network and random shooting: the simplest there is",
+}
+"""What `mpcrl train` may be given."""
+
+
+def agent_for(
+    algo: str,
+    task: Task,
+    *,
+    planner: str | None = None,
+    budget: int | None = None,
+    horizon: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, str] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> PETS:
+    """A fresh agent by name in `AGENTS`; what is not given is as in the task's preset and `PETSConfig`.
+
+    Parameters
+    ----------
+    settings : mapping of str
+        Of `PETSConfig` and its `EnsembleConfig`, as text that is read as the type of each.
+    """
+    from mpcrl.agents.pets import PETS, PETSConfig, deterministic
+
+    if algo not in AGENTS:
+        raise unknown_name("agent", algo, AGENTS)
+    config = _configured(PETSConfig(), settings or {})
+    if algo != "pets":
+        config = deterministic(config)
+    if algo == "random-shooting":
+        planner = planner or "random_shooting"
+    return PETS(
+        task,
+        planner=planner_for(task, planner, budget=budget, horizon=horizon, options=options),
+        config=config,
+        seed=seed,
+        threads=threads,
+        controls_per_plan=controls_per_plan_for(task),
+    )
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str]:
@@ -196,6 +263,31 @@ def _typed(planner: str, key: str, value: Any) -> Any:
     if type(value) is int and "float" in kinds:
         return float(value)
     raise InvalidInput(f"option {key} of planner {planner!r} must be {' or '.join(kinds)}, got {value!r}")
+
+
+def _configured(config: PETSConfig, settings: Mapping[str, str]) -> PETSConfig:
+    """Settings by name into the configuration, and into that of its ensemble."""
+    own = {f.name: f.type for f in dataclasses.fields(config) if f.name != "ensemble"}
+    inner = {f.name: f.type for f in dataclasses.fields(config.ensemble)}
+    read: dict[str, Any] = {}
+    for name, text in settings.items():
+        if name not in own and name not in inner:
+            near = difflib.get_close_matches(name, [*own, *inner], n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InvalidInput(f"an agent has no setting {name!r}; {hint}settings: {', '.join([*own, *inner])}")
+        read[name] = _read_setting(name, text, str({**own, **inner}[name]))
+    ensemble = dataclasses.replace(config.ensemble, **{k: v for k, v in read.items() if k in inner})
+    return dataclasses.replace(config, ensemble=ensemble, **{k: v for k, v in read.items() if k in own})
+
+
+def _read_setting(name: str, text: str, annotation: str) -> Any:
+    kinds = [kind.strip() for kind in annotation.split("|")]
+    for kind in kinds:
+        with contextlib.suppress(ValueError, KeyError):
+            if kind == "tuple[int, ...]":
+                return tuple(int(number) for number in text.split(","))
+            return _READERS[kind](text)
+    raise InvalidInput(f"setting {name} must be {' or '.join(kinds)}, got {text!r}")
 
 
 _READERS: dict[str, Callable[[str], Any]] = {

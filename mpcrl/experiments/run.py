@@ -181,7 +181,7 @@ def run_task(
     controller = Controller(
         task, planner, model=predictor.model, seed=seed, threads=threads, controls_per_plan=controls_per_plan
     )
-    world = world_of(task, conditions.plant_scale)
+    world = world_of(task, conditions.plant_scale, predictor.features)
     records: list[Episode] = []
     try:
         start = _reset(world, seed, predictor, True)

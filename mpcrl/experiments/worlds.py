@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mpcrl.core.errors import InvalidInput
+from mpcrl.tasks.features import Features
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
@@ -20,7 +21,7 @@ class Outcome(NamedTuple):
     Attributes
     ----------
     state : ndarray [nx]
-        As the task's model takes it; NaN where MuJoCo's simulation diverged.
+        As the model takes it; NaN where MuJoCo's simulation diverged.
     reward : float
     planning_cost : float
         What plans are to keep low: minus the reward, but where the task has a planning cost of its own; NaN where that
@@ -103,13 +104,16 @@ class World(Protocol):
     def close(self) -> None: ...
 
 
-def world_of(task: Task, plant_scale: Mapping[str, float] | None = None) -> World:
-    """The true dynamics of a task; with `plant_scale`, dynamics that differ from it, see `Conditions`."""
+def world_of(task: Task, plant_scale: Mapping[str, float] | None = None, features: Features | None = None) -> World:
+    """The true dynamics of a task; with `plant_scale`, dynamics that differ from it, see `Conditions`.
+
+    With `features`, its states are what a learned model takes: records of a MuJoCo task.
+    """
     check_scale(task, plant_scale or {})
     if isinstance(task, AnalyticTask):
         return AnalyticWorld(task, plant_scale)
     if isinstance(task, MujocoTask):
-        return MujocoWorld(task, plant_scale)
+        return MujocoWorld(task, plant_scale, features)
     raise InvalidInput(f"task {task.name!r} is a {type(task).__name__}, which there is no environment for")
 
 
@@ -172,8 +176,10 @@ class AnalyticWorld:
 class MujocoWorld:
     """A task's environment at Gymnasium."""
 
-    def __init__(self, task: MujocoTask, plant_scale: Mapping[str, float] | None = None) -> None:
-        self.task, self.params = task, task.params
+    def __init__(
+        self, task: MujocoTask, plant_scale: Mapping[str, float] | None = None, features: Features | None = None
+    ) -> None:
+        self.task, self.params, self._features = task, task.params, features
         self.edited = False
         """Whether the last reset left another MjModel than the one before; some environments edit theirs."""
         self.nominal_model: Any = None
@@ -218,7 +224,7 @@ class MujocoWorld:
             self.nominal_model = copy.copy(self.mj_model)
             _scale_model(self.mj_model, self._scale)
             mujoco.mj_forward(self.mj_model, self.task.mj_data(self._env))  # dm_control steps from derived quantities
-        return self.task.state(self._env)
+        return self._state()
 
     def step(self, control: np.ndarray) -> Outcome:
         before = self._recorded()
@@ -228,7 +234,7 @@ class MujocoWorld:
             if not self._diverged():
                 raise
             reward, terminated, truncated = 0.0, False, False
-        state = self.task.state(self._env)
+        state = self._state()
         if self._diverged():
             # MuJoCo goes on from the model's initial pose: unless an environment noticed, it rewards a leap.
             return Outcome(np.full_like(state, np.nan), float(reward) if terminated else 0.0, 0.0, "diverged")
@@ -238,6 +244,8 @@ class MujocoWorld:
         return Outcome(state, float(reward), cost, ended)
 
     def perturbed(self, state: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+        if self._features is not None:
+            return state + deviation * rng.standard_normal(state.size)
         return noisy_state(self.mj_model, state, deviation, rng)
 
     def signals(self, states: np.ndarray) -> tuple[Signals, ...]:
@@ -251,18 +259,27 @@ class MujocoWorld:
             return ()
         names = tuple(model.joint(joint).name or f"joint {joint}" for joint in joints)
         found = []
-        for title, kind, column in (
-            ("position", kinds.mjSTATE_QPOS, model.jnt_qposadr[joints]),
-            ("velocity", kinds.mjSTATE_QVEL, model.jnt_dofadr[joints]),
+        for title, field, kind, column in (
+            ("position", "qpos", kinds.mjSTATE_QPOS, model.jnt_qposadr[joints]),
+            ("velocity", "qvel", kinds.mjSTATE_QVEL, model.jnt_dofadr[joints]),
         ):
-            part = np.empty((len(states), mujoco.mj_stateSize(model, kind)))
-            for state, row in zip(states, part, strict=True):
-                mujoco.mj_extractState(model, state, kinds.mjSTATE_INTEGRATION, row, kind)
+            if self._features is not None:
+                part = self._features.part(states, field)
+            else:
+                part = np.empty((len(states), mujoco.mj_stateSize(model, kind)))
+                for state, row in zip(states, part, strict=True):
+                    mujoco.mj_extractState(model, state, kinds.mjSTATE_INTEGRATION, row, kind)
             found.append(Signals(title, names, part[:, column]))
         return tuple(found)
 
     def close(self) -> None:
         self._env.close()
+
+    def _state(self) -> np.ndarray:
+        """What the model takes of the environment as it is."""
+        if self._features is not None:
+            return self._features.read(self.task.mj_data(self._env))
+        return self.task.state(self._env)
 
     def _recorded(self) -> Any:
         """The fields that the planning cost reads, as they are now; None where the reward says all."""

@@ -76,7 +76,7 @@ class Analytic:
         self.as_task = scenarios is None and risk is None
         """Whether task and dtype say all about it."""
         self._pace = 0.0  # seconds of one thread per block and control step
-        self._terms = _check_by_calling(task)
+        self._terms = check_by_calling(task)
         self._kernels = load_module(_source(task, self.dtype, self._fields, self._terms), "rollout")
 
     def costs(
@@ -173,7 +173,7 @@ class Analytic:
         return sets
 
 
-def _check_by_calling(task: AnalyticTask) -> int:
+def check_by_calling(task: AnalyticTask) -> int:
     """Call the user's functions once as plain Python; the number of terms that the cost has (0: one number)."""
 
     def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -12,15 +12,22 @@ two softplus in a row, written without logarithms.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from mpcrl.core.errors import InvalidInput
-from mpcrl.tasks.features import Features
+from mpcrl.core.bundle import from_json, from_safetensors, to_json, to_safetensors
+from mpcrl.core.configuration import configuration
+from mpcrl.core.errors import DamagedExport, InvalidInput
+from mpcrl.tasks.features import Features, RecordedField
 
 ACTIVATIONS = ("silu", "relu", "tanh", "gelu")
+
+
+_PLAIN = ("activation", "probabilistic", "learned_cost", "learned_end")
+"""Fields that JSON holds as they are."""
 
 
 class Prediction(NamedTuple):
@@ -116,6 +123,40 @@ class Network:
         names = ("input_mean", "input_scale", "target_mean", "target_scale", "least_logvar", "most_logvar")
         return layers | {name: getattr(self, name) for name in names}
 
+    def files(self) -> dict[str, bytes]:
+        """JSON and safetensors that `of_files` makes the network of."""
+        about = {
+            "features": configuration(self.features),
+            "layers": len(self.weights),
+            **{name: getattr(self, name) for name in _PLAIN},
+            "elites": list(self.elites),
+        }
+        return {"network.json": to_json(about), "network.safetensors": to_safetensors(self.arrays())}
+
+    @classmethod
+    def of_files(cls, files: Mapping[str, bytes]) -> Self:
+        """The network that `files` wrote.
+
+        Raises
+        ------
+        DamagedExport
+        """
+        try:
+            about = from_json(files["network.json"], "network.json")
+            arrays = from_safetensors(files["network.safetensors"], "network.safetensors")
+            return cls(
+                features=_features(about["features"]),
+                weights=tuple(arrays.pop(f"weights.{i}") for i in range(about["layers"])),
+                biases=tuple(arrays.pop(f"biases.{i}") for i in range(about["layers"])),
+                elites=tuple(about["elites"]),
+                **{name: about[name] for name in _PLAIN},
+                **arrays,
+            )
+        except (KeyError, TypeError, AttributeError, InvalidInput) as error:
+            if isinstance(error, DamagedExport):
+                raise
+            raise DamagedExport(f"a network's files do not fit together: {error!r}") from error
+
     def predict(self, states: np.ndarray, controls: np.ndarray) -> Prediction:
         """Means and standard deviations [E, ..., nout] of the outputs, by all members, in float64.
 
@@ -145,6 +186,14 @@ class Network:
         absolute = list(self.features.absolute)
         following[..., absolute] = outputs[..., absolute]
         return following
+
+
+def _features(written: Mapping[str, Any]) -> Features:
+    """What `configuration` wrote."""
+    values = {key: value for key, value in written.items() if key != "type"}
+    fields = tuple(RecordedField(name, tuple(shape), start, stop) for name, shape, start, stop in values.pop("fields"))
+    nu = values.pop("nu")
+    return Features(nu=nu, fields=fields, **{key: tuple(value) for key, value in values.items()})
 
 
 def activated(activation: str, x: np.ndarray) -> np.ndarray:

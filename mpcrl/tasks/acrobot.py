@@ -124,6 +124,7 @@ def acrobot_swingup() -> AnalyticTask:
         episode_steps=300,
         preset={"planner": "icem", "budget": 128, "horizon": 20, "beta": 2.0},
         state_names=("angle_1", "angle_2", "rate_1", "rate_2"),
+        angles=("angle_1", "angle_2"),
         control_names=("torque",),
         step=step,
         reset=reset,

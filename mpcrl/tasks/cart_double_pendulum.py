@@ -185,6 +185,7 @@ def cart_double_pendulum() -> AnalyticTask:
         episode_steps=500,
         preset={"planner": "icem", "budget": 128, "horizon": 30, "beta": 2.0},
         state_names=("position", "angle_1", "angle_2", "velocity", "rate_1", "rate_2"),
+        angles=("angle_1", "angle_2"),
         control_names=("force",),
         step=step,
         reset=reset,

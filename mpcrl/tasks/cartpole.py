@@ -1,4 +1,4 @@
-"""`cartpole-swingup`: a pole hinged on a cart, pushed from hanging to upright.
+"""`cartpole-swingup` and `cartpole-balance`: a pole hinged on a cart, pushed from hanging to upright, or kept there.
 
 State: position (m), angle (rad, 0 upright, clockwise, not wrapped), velocity (m/s), rate (rad/s). Control: force on the
 cart (N). A uniform pole of mass m and half length l without friction (Barto, Sutton and Anderson 1983, in the form that
@@ -49,7 +49,7 @@ class CartpoleCost(NamedTuple):
     rail: float
 
 
-def acceleration(angle: float, rate: float, force: float, p: CartpoleParams) -> tuple[float, float]:
+def acceleration(angle: float, rate: float, force: float, p: CartpoleParams | BalanceParams) -> tuple[float, float]:
     """Accelerations of cart (m/s^2) and pole (rad/s^2)."""
     s, c = math.sin(angle), math.cos(angle)
     total = p.cart_mass + p.pole_mass
@@ -58,7 +58,7 @@ def acceleration(angle: float, rate: float, force: float, p: CartpoleParams) -> 
     return push - p.pole_mass * p.half_length * c * turn / total, turn
 
 
-def step(x: tuple[float, ...], u: tuple[float, ...], p: CartpoleParams) -> tuple[float, ...]:
+def step(x: tuple[float, ...], u: tuple[float, ...], p: CartpoleParams | BalanceParams) -> tuple[float, ...]:
     """The state after one control period."""
     position, angle, velocity, rate = x
     h = p.dt
@@ -104,7 +104,7 @@ def reset(rng: np.random.Generator) -> np.ndarray:
     return np.array([0.0, math.pi, 0.0, 0.0]) + rng.uniform(-0.1, 0.1, 4)
 
 
-def draw(canvas: Canvas, x: tuple[float, ...], p: CartpoleParams) -> None:
+def draw(canvas: Canvas, x: tuple[float, ...], p: CartpoleParams | BalanceParams) -> None:
     """Cart, pole, rail and its ends."""
     canvas.view(-2.6, 2.6, -1.5, 1.75)
     canvas.line([(-2.6, 0.0), (2.6, 0.0)], 0.02, GREY)
@@ -135,4 +135,76 @@ def cartpole_swingup() -> AnalyticTask:
         reset=reset,
         solved=solved,
         draw=draw,
+        angles=("angle",),
+    )
+
+
+class BalanceParams(NamedTuple):
+    """SI units, as CartPole-v1; an episode ends beyond `rail` and `max_angle`."""
+
+    dt: float = 0.02
+    gravity: float = 9.8
+    cart_mass: float = 1.0
+    pole_mass: float = 0.1
+    half_length: float = 0.5
+    rail: float = 2.4
+    max_angle: float = 12 * math.pi / 180
+    lean_weight: float = 20.0
+    away_weight: float = 1.0
+
+
+class BalanceCost(NamedTuple):
+    """The one term of the stage cost."""
+
+    standing: float
+
+
+def fallen(x: tuple[float, ...], p: BalanceParams) -> bool:
+    """Whether the pole leans too far, or the cart has left the rail."""
+    return abs(x[0]) > p.rail or abs(x[1]) > p.max_angle
+
+
+def balance_cost(x: tuple[float, ...], u: tuple[float, ...], t: int, p: BalanceParams) -> BalanceCost:
+    """-1 for each control step that begins with the pole up."""
+    return BalanceCost(0.0 if fallen(x, p) else -1.0)
+
+
+def standing(x: tuple[float, ...], p: BalanceParams) -> bool:
+    """Whether the episode goes on."""
+    return not fallen(x, p)
+
+
+def balance_terminal(x: tuple[float, ...], p: BalanceParams) -> float:
+    """Where a plan ends, leaning and being away from the middle, both as they will be half a second later: what leads
+    to a fall comes before it."""
+    position, angle, velocity, rate = x
+    return p.lean_weight * (angle + 0.5 * rate) ** 2 + p.away_weight * (position + 0.5 * velocity) ** 2
+
+
+def balance_reset(rng: np.random.Generator) -> np.ndarray:
+    """Almost upright, almost at rest."""
+    return rng.uniform(-0.05, 0.05, 4)
+
+
+def cartpole_balance() -> AnalyticTask:
+    """CartPole-v1 with a force that is any between its two: stay up for 200 control steps."""
+    params = BalanceParams()
+    return AnalyticTask(
+        name="cartpole-balance",
+        dt=params.dt,
+        control_low=np.array([-10.0]),
+        control_high=np.array([10.0]),
+        params=params,
+        cost=balance_cost,
+        terminal=balance_terminal,
+        terminated=fallen,
+        episode_steps=200,
+        preset={"planner": "icem", "budget": 128, "horizon": 25, "beta": 1.0},
+        state_names=("position", "angle", "velocity", "rate"),
+        control_names=("force",),
+        step=step,
+        reset=balance_reset,
+        solved=standing,
+        draw=draw,
+        angles=("angle",),
     )

@@ -83,6 +83,11 @@ class Features:
         parts = (states[..., list(self.plain)], np.sin(angles), np.cos(angles), controls)
         return np.concatenate(parts, axis=-1)
 
+    def part(self, records: np.ndarray, name: str) -> np.ndarray:
+        """One field [..., *shape] of records [..., nx]."""
+        field = next(field for field in self.fields if field.name == name)
+        return records[..., field.start : field.stop].reshape(*records.shape[:-1], *field.shape)
+
     def read(self, data: Any) -> np.ndarray:
         """The record [nx] of an MjData as it is."""
         return np.concatenate([np.ravel(getattr(data, field.name)) for field in self.fields])

@@ -96,6 +96,7 @@ def pendulum_swingup() -> AnalyticTask:
         episode_steps=200,
         preset={"planner": "icem", "budget": 128, "horizon": 30, "beta": 2.0},
         state_names=("angle", "rate"),
+        angles=("angle",),
         control_names=("torque",),
         step=step,
         reset=reset,

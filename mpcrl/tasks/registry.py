@@ -47,6 +47,8 @@ _ANALYTIC = {
     "lqr": "lqr:lqr",
     "pendulum-swingup": "pendulum:pendulum_swingup",
     "cartpole-swingup": "cartpole:cartpole_swingup",
+    "cartpole-balance": "cartpole:cartpole_balance",
+    "cartpole-pets": "cartpole_pets:cartpole_pets",
     "acrobot-swingup": "acrobot:acrobot_swingup",
     "cart-double-pendulum": "cart_double_pendulum:cart_double_pendulum",
     "mountain-car": "mountain_car:mountain_car",

@@ -1,0 +1,1 @@
+"""Agents learn a model of a task while they control it."""

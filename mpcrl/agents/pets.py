@@ -1,0 +1,322 @@
+"""PETS: probabilistic ensembles with trajectory sampling.
+
+Chua, Calandra, McAllister and Levine: Deep reinforcement learning in a handful of trials using probabilistic dynamics
+models, NeurIPS 2018, algorithm 1:
+
+    one trial of random controls fills the replay
+    for each trial:
+        train the ensemble on all of the replay
+        for each step: plan through sampled trajectories of the ensemble, apply the first control, store what came of it
+
+Two ancestors are settings of it: one deterministic network under random shooting (Nagabandi, Kahn, Fearing and Levine
+2018), and one deterministic network under the same planner, which shows what the ensemble is good for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mpcrl.control.controller import Controller
+from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
+from mpcrl.core.checks import positive_integer
+from mpcrl.core.configuration import configuration
+from mpcrl.core.errors import InvalidInput
+from mpcrl.learning.ensemble import EnsembleConfig, EpochProgress, FitReport, Learner
+from mpcrl.learning.replay import Replay
+from mpcrl.models.ensemble import Ensemble
+from mpcrl.planners.planner import Planner
+from mpcrl.tasks.features import Features, features_of
+from mpcrl.tasks.task import Task
+
+_HEAD = {"format": "mpcrl-pets", "version": 1}
+_RANDOM = 2  # keeps random controls apart from other uses of the seed
+
+
+class Result(Protocol):
+    """What a control led to; `ended` says why the episode is over, "" while it is not."""
+
+    @property
+    def state(self) -> np.ndarray: ...
+    @property
+    def reward(self) -> float: ...
+    @property
+    def ended(self) -> str: ...
+
+
+class Surroundings(Protocol):
+    """What an agent acts in, one episode after the other; its states are the learned model's."""
+
+    params: Any
+
+    def reset(self, seed: int) -> np.ndarray: ...
+
+    def step(self, control: np.ndarray) -> Result: ...
+
+
+_Act = Callable[[np.ndarray, Any], tuple[np.ndarray, float]]
+"""The control for a state and the task's parameters, and the milliseconds that planning it took."""
+
+
+class _Episode(NamedTuple):
+    steps: int
+    total: float
+    plan_ms: float
+
+
+class StepDone(NamedTuple):
+    """Where a trial stands after a control step."""
+
+    trial: int
+    step: int
+    episode_return: float
+    plan_ms: float
+
+
+class Trial(NamedTuple):
+    """One trial of an agent.
+
+    Attributes
+    ----------
+    number : int
+        From 0, which is random.
+    steps : int
+        Control steps done.
+    returns : tuple of float
+        Of its episodes in order; one, but for the random trial, which goes on until it has enough steps.
+    plan_ms : float
+        Median time of a plan; NaN where none was made.
+    fit : FitReport
+        The training that followed.
+    learning_s : float
+        Seconds that it took.
+    """
+
+    number: int
+    steps: int
+    returns: tuple[float, ...]
+    plan_ms: float
+    fit: FitReport
+    learning_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PETSConfig:
+    """Settings of the algorithm beside its planner.
+
+    Attributes
+    ----------
+    ensemble : EnsembleConfig
+        The networks and their training.
+    propagation : str
+        How particles go through the ensemble; see `Ensemble`.
+    particles : int
+        Per candidate.
+    random_steps : int or None
+        Control steps of the first trial; those of an episode, at most 200, if None.
+    capacity : int
+        Transitions that the replay keeps.
+    """
+
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    propagation: str = "ts-infinity"
+    particles: int = 20
+    random_steps: int | None = None
+    capacity: int = 1_000_000
+
+
+class PETS:
+    """An agent that learns a task by trial and error, as the module's docstring says.
+
+    Parameters
+    ----------
+    task : Task
+    planner : Planner
+        Plans through the ensemble.
+    config : PETSConfig
+    seed : int
+        Keys everything that is random: the same seed gives the same trials, also when they are interrupted between two
+        of them, saved and loaded.
+    threads : int, optional
+        To plan with; training takes one.
+    controls_per_plan : int
+        Controls taken of each plan.
+
+    Attributes
+    ----------
+    features : Features
+        What states consist of.
+    trials, steps, episodes : int
+        Done so far; episode i begins with the seed plus i.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        planner: Planner,
+        config: PETSConfig | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        controls_per_plan: int = 1,
+    ) -> None:
+        self.task, self.planner, self.config, self.seed = task, planner, config or PETSConfig(), seed
+        self.features: Features = features_of(task)
+        self.trials = self.steps = self.episodes = 0
+        self._threads, self._controls_per_plan = threads, controls_per_plan
+        wanted = self.config.random_steps
+        self._random_steps = (
+            min(task.episode_steps, 200) if wanted is None else positive_integer("random_steps", wanted)
+        )
+        self._replay = Replay(
+            self.features.nx, task.nu, capacity=self.config.capacity, members=self.config.ensemble.members, seed=seed
+        )
+        self._learner = Learner(self.features, self.config.ensemble, seed=seed)
+        self._controller: Controller | None = None
+
+    # ---- algorithm 1 ---------------------------------------------------------------------------------------------
+    def trial(
+        self,
+        world: Surroundings,
+        *,
+        on_step: Callable[[StepDone], None] = lambda step: None,
+        on_epoch: Callable[[EpochProgress], None] = lambda progress: None,
+    ) -> Trial:
+        """One trial in `world`, and the training after it."""
+        episodes = [self._episode(world, on_step)]
+        while not self.trials and sum(episode.steps for episode in episodes) < self._random_steps:
+            episodes.append(self._episode(world, on_step))
+        begin = time.perf_counter()
+        fit = self.learn(on_epoch)
+        seconds = time.perf_counter() - begin
+        steps = sum(episode.steps for episode in episodes)
+        self.trials, self.steps = self.trials + 1, self.steps + steps
+        returns = tuple(episode.total for episode in episodes)
+        return Trial(self.trials - 1, steps, returns, episodes[-1].plan_ms, fit, seconds)
+
+    def _episode(self, world: Surroundings, on_step: Callable[[StepDone], None]) -> _Episode:
+        """Plan, apply the first control, store what came of it, until the episode is over."""
+        key, self.episodes = self.seed + self.episodes, self.episodes + 1
+        states, controls, rewards, times, ended = [world.reset(key)], [], [], [np.nan], ""
+        act = self._random(key) if self._controller is None else self._planned(key)
+        while not ended:
+            control, plan_ms = act(states[-1], world.params)
+            result = world.step(control)
+            ended = result.ended
+            states.append(result.state)
+            controls.append(control)
+            rewards.append(result.reward)
+            times.append(plan_ms)
+            on_step(StepDone(self.trials, len(controls), sum(rewards), plan_ms))
+        kept = len(controls) - (ended == "diverged")  # a simulation's last step that came to nothing teaches nothing
+        if kept:
+            self._replay.add_episode(
+                states[: kept + 1], controls[:kept], -np.array(rewards[:kept]), terminated=ended == "terminated"
+            )
+        plan_ms = float(np.nanmedian(times)) if np.isfinite(times).any() else np.nan
+        return _Episode(len(controls), float(sum(rewards)), plan_ms)
+
+    def _random(self, key: int) -> _Act:
+        rng = np.random.default_rng((key, _RANDOM))
+        return lambda state, params: (rng.uniform(self.task.control_low, self.task.control_high), np.nan)
+
+    def _planned(self, key: int) -> _Act:
+        self.controller.reset(key)
+
+        def act(state: np.ndarray, params: Any) -> tuple[np.ndarray, float]:
+            plan = self.controller.plan(state, params=params)
+            return plan.control, plan.milliseconds
+
+        return act
+
+    def learn(self, on_epoch: Callable[[EpochProgress], None] = lambda progress: None) -> FitReport:
+        """Train the ensemble on all that is stored, and plan with what it has become."""
+        report = self._learner.fit(self._replay, on_epoch)
+        self._use_learned()
+        return report
+
+    @property
+    def controller(self) -> Controller:
+        """Plans with what has been learned so far; using it teaches the agent nothing."""
+        if self._controller is None:
+            raise InvalidInput("the agent has no model before its first trial; call trial(world) first")
+        return self._controller
+
+    @property
+    def model(self) -> Ensemble:
+        """The ensemble as it has been learned so far."""
+        model = self.controller.model
+        assert isinstance(model, Ensemble)
+        return model
+
+    # ---- files ---------------------------------------------------------------------------------------------------
+    def save(self, folder: Path) -> None:
+        """Write all that the next trial depends on to a folder, which must not be there yet."""
+        folder.mkdir(parents=True)
+        self._replay.save(folder / "replay")
+        self._learner.save(folder / "learner")
+        about = {"trials": self.trials, "steps": self.steps, "episodes": self.episodes, "setup": self.setup()}
+        write_bundle(folder / "agent", {"agent.json": to_json(about)}, _HEAD)
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises
+        ------
+        InvalidInput
+            An agent of other settings wrote it, or it is damaged.
+        """
+        about = from_json(read_bundle(folder / "agent", _HEAD)["agent.json"], "agent.json")
+        if about["setup"] != configuration(self.setup()):
+            raise InvalidInput(
+                f"{str(folder)!r} was written by an agent with other settings: {about['setup']}; "
+                f"these are {configuration(self.setup())}"
+            )
+        self._replay = Replay.load(folder / "replay")
+        self._learner = Learner.load(folder / "learner", self.features)
+        self.trials, self.steps, self.episodes = about["trials"], about["steps"], about["episodes"]
+        self._use_learned()
+
+    # ---- parts ---------------------------------------------------------------------------------------------------
+    def _use_learned(self) -> None:
+        network = self._learner.network()
+        if self._controller is not None:
+            self.model.use(network)
+            return
+        model = Ensemble(
+            self.task,
+            network,
+            propagation=self.config.propagation,
+            particles=self.config.particles,
+            seed=self.seed,
+        )
+        self._controller = Controller(
+            self.task,
+            self.planner,
+            model=model,
+            seed=self.seed,
+            threads=self._threads,
+            controls_per_plan=self._controls_per_plan,
+        )
+
+    def setup(self) -> dict[str, Any]:
+        """All that makes this agent what it is, and `load` compares."""
+        return {
+            "task": self.task.name,
+            "planner": configuration(self.planner),
+            "config": configuration(self.config),
+            "seed": self.seed,
+            "controls_per_plan": self._controls_per_plan,
+        }
+
+
+def deterministic(config: PETSConfig) -> PETSConfig:
+    """One deterministic network in the place of the ensemble: what the agents before PETS learned."""
+    ensemble = dataclasses.replace(config.ensemble, members=1, probabilistic=False)
+    return dataclasses.replace(config, ensemble=ensemble, particles=1)

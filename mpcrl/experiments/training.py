@@ -1,0 +1,250 @@
+"""Training an agent: trials, checkpoints, and an evaluation that teaches it nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mpcrl.agents.pets import PETS, StepDone, Trial
+from mpcrl.control.controller import Controller
+from mpcrl.core.candidates import Candidates
+from mpcrl.core.checks import positive_integer
+from mpcrl.core.configuration import configuration
+from mpcrl.core.errors import DamagedExport, InvalidInput
+from mpcrl.core.files import writable_folder, written
+from mpcrl.experiments.conditions import Conditions
+from mpcrl.experiments.configure import MODEL_FOLDER
+from mpcrl.experiments.episode import Episode, Loop, Progress
+from mpcrl.experiments.machine import machine, versions
+from mpcrl.experiments.worlds import World, world_of
+from mpcrl.models.ensemble import Ensemble
+
+EVALUATION_SEED = 1_000_000
+"""Added to the seed for the episodes of an evaluation: no trial begins as they do."""
+
+CHECKPOINT, RESULT = "checkpoint", "train.json"
+"""Names in the folder of a training."""
+
+
+class Point(NamedTuple):
+    """A trial as learning curves show it.
+
+    Attributes
+    ----------
+    steps : int
+        Control steps of all trials up to its end.
+    return_ : float
+        Of its last episode.
+    wall_s : float
+        Seconds of computing up to its end, over all processes that a training was interrupted into.
+    plan_ms, learning_s, loss : float
+        Median time of a plan, time of the training after the trial, and its last loss, the mean over members.
+    """
+
+    steps: int
+    return_: float
+    wall_s: float
+    plan_ms: float
+    learning_s: float
+    loss: float
+
+    def row(self) -> dict[str, float]:
+        """With the names that files use."""
+        return {name.rstrip("_"): value for name, value in self._asdict().items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainResult:
+    """A training and how it was made.
+
+    Attributes
+    ----------
+    algo, task : str
+    seed, steps : int
+        Steps are those done.
+    curve : tuple of Point
+    evaluation : tuple of float
+        Returns of the episodes after the last trial.
+    final_return : float
+        Their mean.
+    model_gap : float
+        What the model predicted for the evaluation's controls, minus what came of them, in return per episode; minus
+        the planning cost where the task has one of its own. Above 0 the model is too hopeful.
+    config : dict
+        Of the agent.
+    versions, machine : dict
+    """
+
+    algo: str
+    task: str
+    seed: int
+    steps: int
+    curve: tuple[Point, ...]
+    evaluation: tuple[float, ...]
+    final_return: float
+    model_gap: float
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """All fields; numbers that are not finite become null."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["curve"] = [point.row() for point in self.curve]
+        return json.dumps(configuration(fields), indent=2, allow_nan=False) + "\n"
+
+
+def train(
+    algo: str,
+    agent: PETS,
+    *,
+    steps: int,
+    folder: Path,
+    evaluation_episodes: int = 1,
+    on_start: Callable[[tuple[Point, ...]], None] = lambda curve: None,
+    on_step: Callable[[StepDone], None] = lambda step: None,
+    on_trial: Callable[[Trial, Point], None] = lambda trial, point: None,
+    on_epoch: Callable[[Any], None] = lambda progress: None,
+    on_evaluation: Callable[[Progress], None] = lambda progress: None,
+) -> TrainResult:
+    """Run trials until `steps` control steps are done, then evaluate.
+
+    After every trial all that the next one depends on is written, so that a training that was interrupted goes on, and
+    ends with the same numbers as one that was not. A trial that has begun is finished: there may be more steps.
+
+    Parameters
+    ----------
+    algo : str
+        Name for the result.
+    agent : PETS
+        Fresh; what the folder holds is loaded into it.
+    steps : int
+    folder : path
+        Keeps the checkpoint, the model for `mpcrl run --model`, and the result.
+    evaluation_episodes : int
+        With seeds that no trial has.
+    on_start, on_step, on_trial, on_epoch, on_evaluation : callable
+        Told how it goes on.
+
+    Raises
+    ------
+    InvalidInput
+        The folder cannot be written, or holds the training of an agent with other settings.
+    """
+    positive_integer("steps", steps), positive_integer("evaluation_episodes", evaluation_episodes)
+    writable_folder(folder)
+    checkpoint = folder / CHECKPOINT
+    curve = _resumed(agent, checkpoint)
+    on_start(tuple(curve))
+    world = world_of(agent.task, features=agent.features)
+    try:
+        while agent.steps < steps:
+            begin = time.perf_counter()
+            trial = agent.trial(world, on_step=on_step, on_epoch=on_epoch)
+            before = curve[-1].wall_s if curve else 0.0
+            loss = float(trial.fit.train_loss[-1].mean())
+            wall_s = before + time.perf_counter() - begin
+            curve.append(Point(agent.steps, trial.returns[-1], wall_s, trial.plan_ms, trial.learning_s, loss))
+            _save(agent, curve, checkpoint)
+            on_trial(trial, curve[-1])
+        agent.model.save(folder / MODEL_FOLDER)
+        episodes, gaps = [], []
+        for number in range(evaluation_episodes):
+            where = Progress(number + 1, evaluation_episodes, 0, agent.task.episode_steps, 0.0, np.nan)
+            episodes.append(
+                evaluate(agent.controller, world, agent.seed + EVALUATION_SEED + number, where, on_evaluation)
+            )
+            gaps.append(model_gap(agent.controller, episodes[-1], world.params))
+    finally:
+        world.close()
+    result = TrainResult(
+        algo=algo,
+        task=agent.task.name,
+        seed=agent.seed,
+        steps=agent.steps,
+        curve=tuple(curve),
+        evaluation=tuple(episode.total for episode in episodes),
+        final_return=float(np.mean([episode.total for episode in episodes])),
+        model_gap=float(np.mean(gaps)),
+        config=agent.setup(),
+        versions=versions(),
+        machine=machine(agent.controller.threads.count),
+    )
+    with written(folder / RESULT) as scratch:
+        scratch.write_text(result.to_json())
+    return result
+
+
+def evaluate(
+    controller: Controller, world: World, seed: int, where: Progress, on_step: Callable[[Progress], None]
+) -> Episode:
+    """A whole episode under a controller, from which nobody learns."""
+    loop = Loop(
+        controller=controller, world=world, conditions=Conditions(), budget_ms=None, interrupted=threading.Event()
+    )
+    start = world.reset(seed)
+    controller.reset(seed)
+    return loop.run(seed, start, where, on_step)
+
+
+def model_gap(controller: Controller, episode: Episode, params: Any) -> float:
+    """Predicted minus real return of an episode's controls, from each state that is a horizon after the last one.
+
+    Both are minus the planning cost, which is what the model speaks of, without the terminal cost of plans.
+    """
+    model = controller.model
+    assert isinstance(model, Ensemble)
+    plain = model.of(dataclasses.replace(model.task, terminal=None))
+    gap = 0.0
+    for t in range(0, len(episode.controls), controller.horizon):
+        controls = episode.controls[t : t + controller.horizon]
+        real = float(np.sum(episode.planning_costs[t : t + controller.horizon]))
+        candidates = Candidates.from_rows(controls[None], plain.dtype)
+        (predicted,) = plain.costs(episode.states[t], candidates, t, params, controller.threads)
+        gap += real - predicted
+    return float(gap)
+
+
+# ---- parts -------------------------------------------------------------------------------------------------------
+def _save(agent: PETS, curve: list[Point], checkpoint: Path) -> None:
+    """Write a checkpoint in place of the last one: the folder is at all times one or the other."""
+    new, old = (checkpoint.with_name(f".{checkpoint.name}-{end}") for end in ("new", "old"))
+    for folder in (new, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        agent.save(new)
+        (new / "curve.json").write_text(json.dumps([point.row() for point in curve]))
+        if checkpoint.exists():
+            os.replace(checkpoint, old)
+        os.replace(new, checkpoint)
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot write the checkpoint {str(checkpoint)!r}: {error.strerror}; the one before it is whole, and the "
+            "same command goes on from there when that is mended"
+        ) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _resumed(agent: PETS, checkpoint: Path) -> list[Point]:
+    """Load the checkpoint into the agent, if there is one; the curve so far."""
+    old = checkpoint.with_name(f".{checkpoint.name}-old")
+    if not checkpoint.exists() and old.exists():  # the process ended between the two renames
+        os.replace(old, checkpoint)
+    if not checkpoint.exists():
+        return []
+    agent.load(checkpoint)
+    try:
+        points = json.loads((checkpoint / "curve.json").read_text())
+        return [Point(**{"return_" if key == "return" else key: value for key, value in p.items()}) for p in points]
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedExport(f"{str(checkpoint / 'curve.json')!r} is not whole: {error}; delete the folder") from error

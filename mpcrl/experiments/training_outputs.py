@@ -1,0 +1,81 @@
+"""What a training leaves behind: its numbers, its learning curve, and what the time went into."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mpcrl.core.errors import MpcrlError, missing
+from mpcrl.core.files import atomic, writable_folder, written
+from mpcrl.experiments.export import training_events
+from mpcrl.experiments.plots import COLOURS, STYLE
+from mpcrl.experiments.training import RESULT, TrainResult
+
+
+def write_training(
+    result: TrainResult, folder: Path, *, json: Path | None = None, tensorboard: bool = False
+) -> Iterator[str]:
+    """Write the learning curve as CSV and picture, and what else is asked for; one sentence about each."""
+    if json is not None:
+        writable_folder(json.parent)
+        with written(json) as scratch:
+            scratch.write_text(result.to_json())
+    yield f"result: {json or folder / RESULT}"
+    with written(folder / "curve.csv") as scratch, scratch.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(result.curve[0].row())
+        rows.writerows(result.curve)
+    yield f"curve: {folder / 'curve.csv'}"
+    try:
+        save_curve(result, folder / "curve.png")
+        yield f"plot: {folder / 'curve.png'}"
+    except MpcrlError as error:
+        yield f"no plot: {error}"
+    if tensorboard:
+        yield f"TensorBoard: {training_events(result, folder / 'tensorboard')}"
+    yield f"run it with: mpcrl run {result.task} --model {folder}"
+
+
+def save_curve(result: TrainResult, path: Path) -> None:
+    """Draw returns, losses and time over control steps into a PNG file.
+
+    Raises
+    ------
+    MissingDependency
+        Matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise missing("matplotlib", "plots") from error
+    steps = np.array([point.steps for point in result.curve])
+    returns = [point.return_ for point in result.curve]
+    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
+        figure = Figure(figsize=(9.0, 7.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        top, middle, bottom = figure.subplots(3, sharex=True, height_ratios=(3.0, 1.4, 1.4))
+        top.plot(steps, returns, color=COLOURS[0], marker="o", markersize=4)
+        top.axhline(result.final_return, color=COLOURS[1], linewidth=1.2, linestyle=(0, (5, 3)))
+        top.annotate(
+            f"evaluation {result.final_return:,.1f}".replace("-", "\N{MINUS SIGN}"),
+            (0.0, result.final_return),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=COLOURS[1],
+        )
+        top.set_title(f"{result.task}   {result.algo}, seed {result.seed}; the first trial is random")
+        top.set_ylabel("return of a trial")
+        middle.plot(steps, [point.loss for point in result.curve], color=COLOURS[2], marker="o", markersize=3)
+        middle.set_ylabel("training loss")
+        bottom.plot(steps, [point.wall_s / 60 for point in result.curve], color=COLOURS[6], marker="o", markersize=3)
+        bottom.set_ylabel("computing, min")
+        bottom.set_xlabel("control steps")
+        bottom.set_xlim(0, None)
+        with atomic(path) as scratch:
+            figure.savefig(scratch, dpi=120)

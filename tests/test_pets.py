@@ -1,0 +1,181 @@
+"""PETS and its ancestors: trials, files, and the command; that it learns is in test_acceptance."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpcrl.agents.pets import PETS, PETSConfig, deterministic
+from mpcrl.cli import main
+from mpcrl.core.errors import InvalidInput, UnknownName
+from mpcrl.experiments.configure import AGENTS, agent_for, predictor_for
+from mpcrl.experiments.run import run_task
+from mpcrl.experiments.training import CHECKPOINT, RESULT, TrainResult, train
+from mpcrl.experiments.training_board import curve_text
+from mpcrl.experiments.worlds import world_of
+from mpcrl.learning.ensemble import EnsembleConfig
+from mpcrl.models.ensemble import Ensemble
+from mpcrl.planners.presets import icem
+from mpcrl.tasks.registry import make_task
+from mpcrl.tasks.task import Task
+
+SMALL = PETSConfig(ensemble=EnsembleConfig(members=2, hidden=(16, 16), epochs=2), particles=4, random_steps=30)
+FLAGS = ["--setting", "members=2", "--setting", "hidden=16,16", "--setting", "epochs=2", "--setting", "particles=4"]
+
+
+def short(name: str = "pendulum-swingup", steps: int = 30) -> Task:
+    return dataclasses.replace(make_task(name), episode_steps=steps)
+
+
+def agent_of(task: Task | None = None, seed: int = 0, config: PETSConfig = SMALL) -> PETS:
+    return PETS(task or short(), planner=icem(budget=16, horizon=5), config=config, seed=seed, threads=1)
+
+
+def trained(folder: Path, steps: int, seed: int = 0) -> TrainResult:
+    return train("pets", agent_of(seed=seed), steps=steps, folder=folder)
+
+
+def facts(result: TrainResult) -> tuple[object, ...]:
+    """What must not depend on interruptions: all but clocks."""
+    curve = tuple((point.steps, point.return_, point.loss) for point in result.curve)
+    return curve, result.evaluation, result.final_return, result.model_gap
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole", 120)
+    trained(tmp_path / "parts", 60)  # an evaluation in between must not teach anything either
+    parts = trained(tmp_path / "parts", 120)
+    assert facts(parts) == facts(whole)
+    assert facts(trained(tmp_path / "other", 120, seed=1)) != facts(whole)
+    assert len(whole.curve) == 4
+
+
+def test_a_trial_that_is_cut_is_done_again(tmp_path: Path) -> None:
+    def cut(step: object) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+
+    whole, left = trained(tmp_path / "whole", 90), 70
+    with pytest.raises(KeyboardInterrupt):
+        train("pets", agent_of(), steps=90, folder=tmp_path / "cut", on_step=cut)
+    assert facts(trained(tmp_path / "cut", 90)) == facts(whole)
+
+
+def test_a_process_that_ends_between_two_checkpoints_loses_none(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole", 90)
+    trained(tmp_path / "run", 60)
+    (tmp_path / "run" / CHECKPOINT).rename(tmp_path / "run" / f".{CHECKPOINT}-old")
+    assert facts(trained(tmp_path / "run", 90)) == facts(whole)
+
+
+def test_another_agent_is_not_loaded(tmp_path: Path) -> None:
+    trained(tmp_path, 30)
+    with pytest.raises(InvalidInput, match="other settings"):
+        trained(tmp_path, 60, seed=3)
+
+
+def test_the_first_trial_is_random_and_long_enough() -> None:
+    task = make_task("cartpole-balance")
+    agent = agent_of(task, config=dataclasses.replace(SMALL, random_steps=50))
+    world = world_of(task, features=agent.features)
+    trial = agent.trial(world)
+    assert trial.steps == agent.steps >= 50
+    assert len(trial.returns) == agent.episodes > 1
+    assert np.isnan(trial.plan_ms)
+    assert agent.trial(world).plan_ms > 0
+    with pytest.raises(InvalidInput, match="before its first trial"):
+        _ = agent_of(task).controller
+
+
+def test_an_evaluation_leaves_the_agent_alone(tmp_path: Path) -> None:
+    once = train("pets", agent_of(), steps=60, folder=tmp_path / "once")
+    more = train("pets", agent_of(), steps=60, folder=tmp_path / "more", evaluation_episodes=3)
+    assert more.evaluation[0] == once.evaluation[0]
+    assert len(set(more.evaluation)) == 3
+    assert facts(trained(tmp_path / "more", 90)) == facts(trained(tmp_path / "once", 90))
+
+
+def test_the_gap_of_a_true_model_is_none(tmp_path: Path) -> None:
+    """With the cost alone at stake, which is the task's own, only what dynamics do wrong is left."""
+    result = trained(tmp_path, 60)
+    assert np.isfinite(result.model_gap)
+    better = train(
+        "pets", agent_of(config=dataclasses.replace(SMALL, ensemble=_thorough())), steps=240, folder=tmp_path / "b"
+    )
+    assert abs(better.model_gap) < abs(result.model_gap)
+
+
+def _thorough() -> EnsembleConfig:
+    return EnsembleConfig(members=2, hidden=(32, 32), epochs=60)
+
+
+def test_ancestors_are_settings() -> None:
+    task = make_task("pendulum-swingup")
+    for name in AGENTS:
+        agent = agent_for(name, task, settings={"members": "3", "particles": "6", "hidden": "8,8"})
+        assert agent.config.ensemble.members == (3 if name == "pets" else 1)
+        assert agent.config.ensemble.probabilistic == (name == "pets")
+        assert agent.planner.name == ("random_shooting" if name == "random-shooting" else "icem")
+    assert deterministic(SMALL).particles == 1
+    with pytest.raises(UnknownName, match="did you mean 'pets'"):
+        agent_for("pet", task)
+    with pytest.raises(InvalidInput, match="did you mean 'particles'"):
+        agent_for("pets", task, settings={"particle": "3"})
+    with pytest.raises(InvalidInput, match="hidden must be"):
+        agent_for("pets", task, settings={"hidden": "wide"})
+
+
+def test_a_trained_model_plans(tmp_path: Path) -> None:
+    result = trained(tmp_path, 60)
+    task = short()
+    predictor = predictor_for(task, str(tmp_path))
+    assert isinstance(predictor.model, Ensemble)
+    assert predictor.model.particles == SMALL.particles
+    again = run_task(task, icem(budget=16, horizon=5), model=predictor, seed=1_000_000)
+    assert again.returns == result.evaluation
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-v5", "Reacher-v5"])
+def test_mujoco_tasks_are_learned_by_records(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    task = make_task(name)
+    agent = agent_of(task, config=dataclasses.replace(SMALL, particles=2))
+    world = world_of(task, features=agent.features)
+    state = world.reset(0)
+    assert state.shape == (agent.features.nx,)
+    outcome = world.step(np.zeros(task.nu))
+    assert np.isfinite(outcome.state).all()
+    world.close()
+
+
+def test_the_command_trains_runs_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, file = tmp_path / "out", tmp_path / "result.json"
+    command = ["train", "pets", "pendulum-swingup", "--steps", "200", "--out", str(out), "--json", str(file)]
+    assert main([*command, *FLAGS, "--budget", "16", "--horizon", "5", "--threads", "1"]) == 0
+    written = json.loads(file.read_text())
+    assert {"algo", "task", "seed", "curve", "final_return", "model_gap", "versions"} <= set(written)
+    assert set(written["curve"][0]) >= {"steps", "return", "wall_s"}
+    assert written == json.loads((out / RESULT).read_text())
+    assert (out / "curve.csv").read_text().startswith("steps,return,wall_s")
+    capsys.readouterr()
+    assert (
+        main(["run", "pendulum-swingup", "--model", str(out), "--budget", "16", "--horizon", "5", "--steps", "5"]) == 0
+    )
+    assert main([*command, *FLAGS, "--budget", "16", "--horizon", "5", "--threads", "1"]) == 0
+    assert "going on after" in capsys.readouterr().out
+    assert main([*command, "--budget", "16", "--horizon", "5"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_a_curve_of_characters_shows_its_ends() -> None:
+    text = curve_text([100, 200, 300], [-5.0, 0.0, 10.0], 400)
+    assert "10.0" in text.splitlines()[0]
+    assert "-5.0" in text
+    assert "400 steps" in text.splitlines()[-1]
+    assert curve_text([1], [2.0], 1)  # one point, no span
