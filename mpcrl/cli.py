@@ -30,7 +30,8 @@ def run(
     *,
     planner: Annotated[str | None, shown("NAME", "one of those that `mpcrl list` shows")] = None,
     model: Annotated[
-        str, shown("NAME", "what predicts: auto (the task's own), analytic, mujoco or mujoco-coarse")
+        str,
+        shown("NAME", "what predicts: auto (the task's own), analytic, mujoco, mujoco-coarse, or a folder of `train`"),
     ] = "auto",
     budget: Annotated[int | None, shown("N", "trajectories simulated per control step")] = None,
     horizon: Annotated[int | None, shown("N", "control steps that a plan looks ahead")] = None,
@@ -192,7 +193,7 @@ def report(
 
 
 def list_names() -> int:
-    """Show all tasks, planners and models."""
+    """Show all tasks, planners, models and agents."""
     from mpcrl.experiments import display
 
     display.consoles()[0].print(display.catalogue())

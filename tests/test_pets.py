@@ -55,13 +55,15 @@ def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path: Path) -> Non
 
 
 def test_a_trial_that_is_cut_is_done_again(tmp_path: Path) -> None:
+    left = 70
+
     def cut(step: object) -> None:
         nonlocal left
         left -= 1
         if not left:
             raise KeyboardInterrupt
 
-    whole, left = trained(tmp_path / "whole", 90), 70
+    whole = trained(tmp_path / "whole", 90)
     with pytest.raises(KeyboardInterrupt):
         train("pets", agent_of(), steps=90, folder=tmp_path / "cut", on_step=cut)
     assert facts(trained(tmp_path / "cut", 90)) == facts(whole)

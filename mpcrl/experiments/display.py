@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpcrl.experiments import machine as computer
-from mpcrl.experiments.configure import MODELS, planner_options
+from mpcrl.experiments.configure import AGENTS, MODELS, planner_options
 from mpcrl.experiments.episode import Progress
 from mpcrl.experiments.run import RunResult
 from mpcrl.experiments.suites import planner_suites, task_suites
@@ -124,7 +124,7 @@ def _pace(result: RunResult) -> Text:
 
 
 def catalogue() -> RenderableType:
-    """All tasks, planners, models and suites by name."""
+    """All tasks, planners, models, agents and suites by name."""
     tasks = columns("bold cyan", justify="left")
     for name, builder in TASKS.items():
         kind = "analytic" if name in ANALYTIC_TASKS else "MuJoCo"
@@ -136,6 +136,9 @@ def catalogue() -> RenderableType:
     models = columns("bold cyan", justify="left")
     for name, meaning in MODELS.items():
         models.add_row(name, meaning)
+    agents = columns("bold cyan", justify="left")
+    for name, meaning in AGENTS.items():
+        agents.add_row(name, meaning)
     suites = columns("bold cyan", justify="left")
     for kind, found in (("tasks", task_suites()), ("planners", planner_suites())):
         for name, names in found.items():
@@ -144,6 +147,7 @@ def catalogue() -> RenderableType:
         *_section("Tasks", tasks),
         *_section("Planners, and what --option may set, with its default", planners),
         *_section("Models", models),
+        *_section("Agents, for `mpcrl train`", agents),
         *_section("Suites, for `mpcrl compare`", suites),
     )
 

@@ -57,7 +57,7 @@ def training_events(result: TrainResult, folder: Path) -> Path:
     """
     shutil.rmtree(folder, ignore_errors=True)
     points = [point.row() for point in result.curve]
-    scalars = [(name, p["steps"], value) for p in points for name, value in p.items() if name != "steps"]
+    scalars = [(name, int(p["steps"]), value) for p in points for name, value in p.items() if name != "steps"]
     scalars.append(("final_return", result.steps, result.final_return))
     _write_events(folder, [(name, step, value) for name, step, value in scalars if value == value])
     return folder

@@ -7,7 +7,7 @@ loads `vectors` registers of h and spreads `rows` numbers of W; everything else 
 
 Layouts that follow from it:
 
-    activations  [group][feature][sample]       a group are the `width` samples of a block; features are padded to `rows`
+    activations  [group][feature][sample]       a group are the `width` samples of a block; rows fill panels
     weights      [panel][feature of h][row]     a panel are the `rows` features of a block; padded with zeros
 
 With `paired` numbers (bfloat16) one int32 holds two consecutive features of a sample, the even one in its low half, and
@@ -25,6 +25,7 @@ All keep NaN, so that a sample that failed stays a failed one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -188,7 +189,7 @@ class Block(NamedTuple):
         lanes, rows, vectors, native = self.target
         vector = ir.VectorType(_I32 if self.reads_pairs else _F32, lanes)
         block = [(r, j) for r in range(rows) for j in range(vectors)]
-        sums = {}
+        sums: dict[tuple[int, int], Any] = {}
         for r in range(rows):
             start = _spread(b, b.load(_at(b, bias, r)), lanes)
             sums |= {(r, j): start for j in range(vectors)}
@@ -292,8 +293,8 @@ def folded(
     before, after = _FACTORS.get(activation, (1.0, 1.0))
     last = len(weights) - 1
     into = [1.0 if i == last else before for i in range(last + 1)]
-    scaled = [np.float64(w) * (into[i] * (after if i else 1.0)) for i, w in enumerate(weights)]
-    return scaled, [np.float64(b) * factor for b, factor in zip(biases, into, strict=True)]
+    scaled = [np.asarray(w, np.float64) * (into[i] * (after if i else 1.0)) for i, w in enumerate(weights)]
+    return scaled, [np.asarray(b, np.float64) * factor for b, factor in zip(biases, into, strict=True)]
 
 
 def panels(width: int) -> int:
@@ -318,3 +319,54 @@ def bf16_pairs(numbers: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
     halves = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     return (halves[..., 0::2, :] | (halves[..., 1::2, :] << np.uint32(16))).view(np.int32)
+
+
+def layers_source(activation: str, paired: bool) -> str:
+    """Source of `forward`, all layers of a network on the groups of a tile, for any widths and depth.
+
+    forward(w, c, table, v, a, b, y, groups): weights and biases of one member; per layer the row of `table` has the
+    first weight, the first bias, the rows of the group that is read, the features (or pairs) in it, and the panels.
+    Inputs v go through a and b by turns to the outputs y.
+    """
+    names = [f"{name}_{'pairs' if paired else 'block'}" for name in (activation, "none")]
+    rows = (TARGET.rows // 2 if paired else TARGET.rows, TARGET.rows)
+    layers = "".join(
+        f"""
+@kernel
+def {name}(w, w0, c, c0, h, h_rows, out, count, panels, groups):
+    for panel in range(panels):  # its weights stay in the first cache for all groups
+        for group in range(groups):
+            {block}(
+                w, w0 + panel * count * {TARGET.rows}, c, c0 + panel * {TARGET.rows},
+                h, group * h_rows * {TARGET.width}, out, (group * panels + panel) * {height * TARGET.width}, count,
+            )
+
+"""
+        for name, block, height in zip(("hidden", "head"), names, rows, strict=True)
+    )
+    return f"""from mpcrl.core.compile import kernel
+from mpcrl.kernels.network import {", ".join(names)}
+
+{layers}
+@kernel
+def forward(w, c, table, v, a, b, y, groups):
+    last = table.shape[0] - 1
+    hidden(w, table[0, 0], c, table[0, 1], v, table[0, 2], a, table[0, 3], table[0, 4], groups)
+    for i in range(1, last):
+        hidden(w, table[i, 0], c, table[i, 1], a, table[i, 2], b, table[i, 3], table[i, 4], groups)
+        a, b = b, a
+    head(w, table[last, 0], c, table[last, 1], a, table[last, 2], y, table[last, 3], table[last, 4], groups)
+"""
+
+
+def layer_table(sizes: Sequence[int], paired: bool) -> np.ndarray:
+    """The `table` of `layers_source` for a network with these numbers of inputs, hidden features and outputs."""
+    table, words = [], 2 if paired else 1
+    weights = biases = 0
+    rows = -(-sizes[0] // words)
+    for count, width in itertools.pairwise(sizes):
+        features = -(-count // words)
+        table.append((weights, biases, rows, features, panels(width)))
+        rows = panels(width) * TARGET.rows // words
+        weights, biases = weights + panels(width) * TARGET.rows * features, biases + panels(width) * TARGET.rows
+    return np.array(table, np.int64)

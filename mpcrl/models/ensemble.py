@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
+import functools
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from mpcrl.core.compile import load_module
 from mpcrl.core.errors import DamagedExport, InvalidInput
 from mpcrl.core.random import LANES
 from mpcrl.core.threads import ThreadBudget
-from mpcrl.kernels.network import TARGET, folded, packed, panels
+from mpcrl.kernels import ensemble
+from mpcrl.kernels.ensemble import Numbers
+from mpcrl.kernels.network import TARGET, folded, layer_table, layers_source, packed
 from mpcrl.models import scalar
 from mpcrl.models.analytic import check_by_calling
 from mpcrl.models.network import Network
@@ -26,11 +29,25 @@ from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
-_DIMS = ("particles", "samples", "steps")
 _HEAD = {"format": "mpcrl-ensemble", "version": 1}
-_WRITTEN = ("propagation", "particles", "noise", "seed")
+_SETTINGS = ("propagation", "particles", "noise", "penalty", "limit", "limit_cost", "precision", "seed")
+_NOISE = {"fresh": ensemble.FRESH, "fixed": ensemble.FIXED, "none": ensemble.NONE}
 _FLOP_PER_SECOND = 2e10
 """Of one thread, about: only to tell whether a second one pays."""
+_TOGETHER_LANES = 32
+"""Candidates of a tile that holds all of their particles: of larger ones there would be too few for all threads."""
+
+
+class Uncertainty(NamedTuple):
+    """Standard deviations of predicted states, in their units; see `Ensemble.uncertainty`.
+
+    Attributes
+    ----------
+    epistemic, aleatoric : ndarray [N, H, nx]
+    """
+
+    epistemic: np.ndarray
+    aleatoric: np.ndarray
 
 
 class Ensemble:
@@ -39,21 +56,59 @@ class Ensemble:
     Parameters
     ----------
     task : AnalyticTask or MujocoTask
-        Gives cost (of plans, where that is another one), terminal cost and end, where the network has not learned them.
+        Gives cost (of plans, where that is another one), terminal cost and end, where the network has not learned cost
+        and end. A learned cost counts with its mean; an episode ends after a step whose learned logit is above 0.
     network : Network
-    propagation : {"ts-infinity", "ts1"} or int
-        How a particle gets from state to state: by the same member all the time (particle p by elite p modulo their
-        number), by another one drawn anew at every step, or, for a number, all by that member. What is drawn is shared
-        by all candidates, so that they are compared under equal luck.
+    propagation : {"ts-infinity", "ts1", "moments", "mean"} or int
+        How particles get from state to state (Chua et al. 2018, section 5). "ts-infinity": particle p by the member
+        elites[p % E] for the whole horizon. "ts1": by another member, drawn anew for every particle and step, and
+        shared by all candidates, so that they are compared under equal luck. "moments": as the first, but after each
+        step all particles of a candidate are drawn anew from the Gaussian with their mean and variance. "mean": one
+        particle, at the mean of all members' means. A number: all by this member.
     particles : int
-        P, trajectories of each candidate.
+        P, trajectories of each candidate; with "mean" there is one.
     noise : {"fresh", "fixed", "none"}
         Of the networks' Gaussians: another one for every candidate, particle and step, keyed by the seed and the time
         step; the same for all candidates and times (PEGASUS; Ng and Jordan 2000); or their means alone.
     risk : Risk
         Folds the costs of the particles of a candidate; their mean if not given.
+    penalty : float
+        Added to the stage cost per unit of disagreement, at least 0.
+    limit : float, optional
+        Disagreement beyond which a candidate ends.
+    limit_cost : float
+        What such a candidate pays for that step and each that remains, in the place of their costs. +inf, the default,
+        rules it out, whatever the others cost. A finite one has to be above the stage costs that can occur, or planners
+        would seek what the model does not know; with it the candidates that stay within the limit longer are cheaper,
+        which leads a planner where all leave it.
+    precision : {"float32", "bf16"}
+        Of weights and activations within the networks; sums, states, noise and costs are float32. bfloat16, with errors
+        of a percent of a step, takes half the time on a CPU with AVX512-BF16. On any other CPU the ensemble plans in
+        float32 instead, more exactly but slower, with a warning; `precision` says what is used.
     seed : int
         64 bits.
+
+    Attributes
+    ----------
+    network : Network
+        What it predicts with; see `use`.
+
+    Raises
+    ------
+    InvalidInput
+
+    Notes
+    -----
+    Disagreement of a candidate at one step, with m_p,i the predicted mean of the next state i by particle p, A_e the
+    particles of member e that still go on, and s_i the network's `target_scale`, the typical size of a change:
+
+        d = sqrt( 1/nx sum_i Var_e[ mean_{p in A_e} m_p,i ] / s_i^2 )
+
+    Members without such particles do not count. So that members which are equal agree exactly, particles p and p' with
+    p // E = p' // E, one of each member, then have the same noise. It needs the propagation "ts-infinity", "moments" or
+    "mean", and a number of particles that the number of elites divides.
+
+    Same arguments, same costs, at any number of threads.
     """
 
     def __init__(
@@ -65,34 +120,51 @@ class Ensemble:
         particles: int = 20,
         noise: str = "fresh",
         risk: Risk | None = None,
+        penalty: float = 0.0,
+        limit: float | None = None,
+        limit_cost: float = np.inf,
+        precision: str = "float32",
         seed: int = 0,
     ) -> None:
         if not isinstance(task, AnalyticTask | MujocoTask):
             raise InvalidInput(f"task {task.name!r} is a {type(task).__name__}, whose cost nobody can read")
-        if noise not in ("fresh", "fixed", "none"):
-            raise InvalidInput(f"noise must be fresh, fixed or none, got {noise!r}")
-        if network.features.nu != task.nu:
-            raise InvalidInput(f"task {task.name!r} has {task.nu} controls, the network sees {network.features.nu}")
+        if noise not in _NOISE:
+            raise InvalidInput(f"noise must be one of {', '.join(_NOISE)}, got {noise!r}")
+        if precision not in ("float32", "bf16"):
+            raise InvalidInput(f"precision must be float32 or bf16, got {precision!r}")
+        if not (np.isfinite(penalty) and penalty >= 0):
+            raise InvalidInput(f"penalty must be a finite number of at least 0, got {penalty!r}")
+        if limit is not None and not limit > 0:
+            raise InvalidInput(f"limit must be above 0, or None for no limit, got {limit!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+            raise InvalidInput(f"seed must be an integer in [0, 2^64), got {seed!r}")
+        if np.isnan(limit_cost):
+            raise InvalidInput("limit_cost must be a number or inf, got nan")
         self.task, self.dt, self.dtype = task, task.dt, np.dtype(np.float32)
         self.nx = network.features.nx
         self.propagation, self.noise, self.seed = propagation, noise, int(seed)
-        self.particles = positive_integer("particles", particles)
+        self.particles = 1 if propagation == "mean" else positive_integer("particles", particles)
         self.risk = risk or Mean()
-        self._fields = lanes.fields_of(task.params)
-        self._program = _analytic(task, network) if isinstance(task, AnalyticTask) else _scalar(task, network)
-        self._module = load_module(_source(network, self._program), "ensemble")
-        for name, function in self._program.functions.items():
+        self.penalty, self.limit, self.limit_cost = float(penalty), limit, float(limit_cost)
+        self.precision = _available(precision)
+        self._check(network)
+        cost = _in_lanes(task, network) if isinstance(task, AnalyticTask) else _of_records(task, network)
+        paired = self.precision == "bf16"
+        self._coerce = cost.coerce
+        self._module: Any = load_module(_source(network, cost, paired), "ensemble")
+        layers: Any = load_module(layers_source(network.activation, paired), "layers")
+        self._module.forward = layers.forward
+        for name, function in cost.functions.items():
             setattr(self._module, name, scalar.compiled(function))
-        self._shape = _shape(network)
-        self.use(network)
+        self.network = network
+        self._numbers = _numbers(network, paired)
 
     def use(self, network: Network) -> None:
         """Predict with this network from now on: newly trained, of the same shape and features. Nothing is compiled."""
-        if _shape(network) != self._shape:
-            raise InvalidInput("a network of another shape, or other features, needs a new Ensemble")
-        self.network = network
-        self._numbers = _numbers(network)
-        self._members_at(1, 0)
+        if _shape(network) != _shape(self.network):
+            raise InvalidInput("a network of another shape, or with other features, needs a new Ensemble")
+        self._check(network)
+        self._numbers, self.network = _numbers(network, self.precision == "bf16"), network
 
     @property
     def features(self) -> Features:
@@ -101,15 +173,7 @@ class Ensemble:
 
     def of(self, task: Task) -> Ensemble:
         """The same model under the costs of another task with the same states."""
-        return Ensemble(
-            task,
-            self.network,
-            propagation=self.propagation,
-            particles=self.particles,
-            noise=self.noise,
-            risk=self.risk,
-            seed=self.seed,
-        )
+        return Ensemble(task, self.network, risk=self.risk, **self._settings())
 
     def save(self, folder: Path) -> None:
         """Write the network, and how it is planned with, to a folder in place of an older one.
@@ -119,7 +183,9 @@ class Ensemble:
         InvalidInput
             The folder is something else, or cannot be written.
         """
-        about = {name: getattr(self, name) for name in _WRITTEN}
+        about = self._settings()
+        if np.isinf(about["limit_cost"]):
+            about["limit_cost"] = None
         write_bundle(Path(folder), {"ensemble.json": to_json(about), **self.network.files()}, _HEAD)
 
     @classmethod
@@ -135,40 +201,52 @@ class Ensemble:
         """
         files = read_bundle(Path(folder), _HEAD)
         about = from_json(files.get("ensemble.json", b""), "ensemble.json")
-        if about.keys() != set(_WRITTEN):
-            raise DamagedExport(f"ensemble.json must have {', '.join(_WRITTEN)}, got {', '.join(about)}")
+        if about.keys() != set(_SETTINGS):
+            raise DamagedExport(f"ensemble.json must have {', '.join(_SETTINGS)}, got {', '.join(about)}")
+        if about["limit_cost"] is None:
+            about["limit_cost"] = np.inf
         network = Network.of_files(files)
         if network.features != features_of(task):
             raise InvalidInput(f"the model in {str(folder)!r} was learned of another task than {task.name!r}")
         return cls(task, network, **about)
 
+    def _settings(self) -> dict[str, Any]:
+        """All arguments beside task, network and risk."""
+        return {name: getattr(self, name) for name in _SETTINGS}
+
     def costs(
         self, state: np.ndarray, candidates: Candidates, t: int, params: Any, threads: ThreadBudget
     ) -> np.ndarray:
         """Cost of each candidate [N]; see `Model.costs`."""
-        start = finite_vector("state", state, self.nx)
-        controls = np.ascontiguousarray(candidates.blocks(), np.float32)
-        out = np.full((self.particles, controls.shape[0] * LANES), np.inf)
-        self._run(start, controls, candidates.count, t, params, threads, out, np.empty((0, 0, 0, 0)))
-        return self.risk(out[:, : candidates.count])
+        return self.risk(self._run(state, candidates, t, params, threads, self._plan())[: self.particles])
 
     def sampled(self, state: np.ndarray, controls: np.ndarray, t: int = 0, params: Any = None) -> np.ndarray:
         """Predicted states [P, N, H+1, nx] of all particles under controls [N, H, nu]; the first is `state`."""
-        start = finite_vector("state", state, self.nx)
-        candidates = Candidates.from_rows(controls, np.float32)
-        count, blocks = candidates.count, candidates.controls
-        states = np.empty((self.particles, count, candidates.horizon + 1, self.nx))
-        out = np.full((self.particles, blocks.shape[0] * LANES), np.inf)
-        params = self.task.params if params is None else params
-        self._run(start, blocks, count, t, params, ThreadBudget.of(None), out, states)
-        return states
+        return self._traced(state, controls, t, params, self._plan()).states[: self.particles]
 
     def rollout(self, state: np.ndarray, controls: np.ndarray, t: int, params: Any) -> np.ndarray:
         """Mean over the particles of the predicted states [N, H+1, nx] of controls [N, H, nu]."""
         return self.sampled(state, controls, t, params).mean(axis=0)
 
+    def uncertainty(self, state: np.ndarray, controls: np.ndarray, t: int = 0, params: Any = None) -> Uncertainty:
+        """What is not known of the states after each of controls [N, H, nu], apart from what is random about them.
+
+        By particles that keep their members ("ts-infinity", whatever the propagation is), n of each of the E elites.
+        With m and s the mean and standard deviation that a particle's member predicts of a state, per number of it:
+
+            epistemic^2 = Var_e[ mean_p m ]      aleatoric^2 = mean_e[ Var_p[m] + mean_p[s^2] ]
+
+        over the particles p of member e. They add up to the variance of all particles.
+        """
+        teams = len(self.network.elites)
+        size = -(-self.particles // teams)
+        run = self._traced(state, controls, t, params, _Plan("ts-infinity", teams * size, teams * size, True))
+        means, stds = (a.reshape(size, teams, *a.shape[1:]) for a in (run.means, run.stds))
+        within = means.var(axis=0) + (stds**2).mean(axis=0)
+        return Uncertainty(means.mean(axis=0).std(axis=0), np.sqrt(within.mean(axis=0)))
+
     def terms(self, state: np.ndarray, control: np.ndarray, t: int, params: Any) -> dict[str, float]:
-        """Terms of the stage cost; see `Model.terms`. What is learned is the mean of the members."""
+        """Terms of the stage cost; see `Model.terms`. What is learned or predicted is the mean of the elites."""
         state = finite_vector("state", state, self.nx)
         control = finite_vector("control", control, self.task.nu)
         mean = self.network.predict(state, control).mean[list(self.network.elites)].mean(axis=0)
@@ -179,13 +257,16 @@ class Ensemble:
             if hasattr(value, "_asdict"):
                 return {name: float(term) for name, term in value._asdict().items()}
             return {"cost": float(value)}
+        assert isinstance(self.task, MujocoTask)
+        cost = self.task.planning_cost or self.task.cost
         before, after = (self._record(x) for x in (state, self.network.next_states(state, mean)))
-        return {"cost": float(self._program.functions["cost"](before, control, after, t, params))}
+        return {"cost": float(cost(before, control, after, t, params))}
 
     def example_state(self) -> np.ndarray:
         """A state at which an episode may start."""
         if isinstance(self.task, AnalyticTask):
             return finite_vector("reset's state", self.task.reset(np.random.default_rng(0)), self.nx)
+        assert isinstance(self.task, MujocoTask)
         env = self.task.make_env()
         try:
             env.reset(seed=0)
@@ -197,296 +278,443 @@ class Ensemble:
         fields = self.network.features.fields
         return self._module.Record(*(state[f.start : f.stop].reshape(f.shape) for f in fields))
 
-    def _members_at(self, horizon: int, t: int) -> np.ndarray:
-        """Which member moves each particle at each step [P, H]."""
-        elites = np.array(self.network.elites)
-        if self.propagation == "ts-infinity":
-            return np.tile(elites[np.arange(self.particles) % elites.size, None], (1, horizon))
-        if self.propagation == "ts1":
-            drawn = np.random.Generator(np.random.Philox(key=self.seed, counter=t))
-            return elites[drawn.integers(elites.size, size=(self.particles, horizon))]
-        try:
-            member = operator.index(self.propagation)
-        except TypeError:
-            member = -1
-        if isinstance(self.propagation, bool) or not 0 <= member < self.network.members:
+    def _check(self, network: Network) -> None:
+        """Refuse a network that does not fit the task or the propagation."""
+        if network.features.nu != self.task.nu:
             raise InvalidInput(
-                "propagation must be ts-infinity, ts1 or the number of a member, "
-                f"0 to {self.network.members - 1}, got {self.propagation!r}"
+                f"task {self.task.name!r} has {self.task.nu} controls, the network sees {network.features.nu}"
             )
-        return np.full((self.particles, horizon), member)
+        if isinstance(self.task, AnalyticTask) and network.features.names != self.task.state_names:
+            raise InvalidInput(
+                f"task {self.task.name!r} has the states {self.task.state_names}, the network {network.features.names}"
+            )
+        if isinstance(self.task, MujocoTask) and not network.features.fields:
+            raise InvalidInput(
+                f"task {self.task.name!r} needs a network of records; make its features by features_of(task)"
+            )
+        if self.propagation not in ("ts-infinity", "ts1", "moments", "mean"):
+            whole = isinstance(self.propagation, int | np.integer) and not isinstance(self.propagation, bool)
+            if not (whole and 0 <= int(self.propagation) < network.members):
+                raise InvalidInput(
+                    "propagation must be ts-infinity, ts1, moments, mean or the number of a member, "
+                    f"0 to {network.members - 1}, got {self.propagation!r}"
+                )
+        teams = len(network.elites)
+        if self._measures:
+            if self.propagation not in ("ts-infinity", "moments", "mean"):
+                raise InvalidInput(
+                    "penalty and limit need members that keep their particles: propagation must be ts-infinity, "
+                    f"moments or mean, got {self.propagation!r}"
+                )
+            if self.propagation != "mean" and self.particles % teams:
+                raise InvalidInput(
+                    f"penalty and limit need as many particles of each of the {teams} members, got {self.particles} "
+                    f"particles; take a multiple of {teams}"
+                )
+
+    @property
+    def _measures(self) -> bool:
+        """Whether plans depend on disagreement."""
+        return self.penalty > 0 or self.limit is not None
+
+    def _plan(self) -> _Plan:
+        teams = len(self.network.elites)
+        if self.propagation == "mean":
+            return _Plan("mean", teams, teams, self._measures)
+        whole = self.propagation == "moments" or self._measures
+        return _Plan(self.propagation, self.particles, self.particles if whole else 1, self._measures)
+
+    def _members(self, plan: _Plan, horizon: int, t: int) -> np.ndarray:
+        """Which member moves each particle at each step [P, H]."""
+        elites = np.array(self.network.elites, np.int64)
+        if plan.propagation == "ts1":
+            drawn = np.random.Generator(np.random.Philox(key=[self.seed, _MEMBERS], counter=t))
+            return elites[drawn.integers(elites.size, size=(plan.particles, horizon))]
+        kept = elites[np.arange(plan.particles) % elites.size]
+        if isinstance(plan.propagation, int | np.integer):
+            kept[:] = plan.propagation
+        return np.ascontiguousarray(np.broadcast_to(kept[:, None], (plan.particles, horizon)))
+
+    def _traced(self, state: np.ndarray, controls: np.ndarray, t: int, params: Any, plan: _Plan) -> _Trace:
+        candidates = Candidates.from_rows(controls, np.float32)
+        shape = (plan.particles, candidates.count, candidates.horizon)
+        trace = _Trace(np.empty((*shape[:2], shape[2] + 1, self.nx)), *(np.empty((*shape, self.nx)) for _ in range(2)))
+        params = self.task.params if params is None else params
+        self._run(state, candidates, t, params, ThreadBudget.of(None), plan, trace)
+        return trace
 
     def _run(
         self,
-        start: np.ndarray,
-        controls: np.ndarray,
-        count: int,
+        state: np.ndarray,
+        candidates: Candidates,
         t: int,
         params: Any,
         threads: ThreadBudget,
-        out: np.ndarray,
-        states: np.ndarray,
-    ) -> None:
-        horizon = controls.shape[1]
-        kind = {"none": 0, "fresh": 1, "fixed": 2}[self.noise]
-        members = self._members_at(horizon, t)
-        values = self._program.coerce(params)
-        work = 2.0 * self._numbers[0].shape[1] * count * self.particles * horizon
-        with threads.for_work(work / _FLOP_PER_SECOND).kernels():
-            self._module.costs(
-                controls, count, start, t, members, kind, np.uint64(self.seed), *self._numbers, out, states, *values
+        plan: _Plan,
+        trace: _Trace | None = None,
+    ) -> np.ndarray:
+        """Costs [P, N] of all particles."""
+        numbers, network = self._numbers, self.network
+        start = finite_vector("state", state, self.nx).astype(np.float32)
+        controls = np.require(candidates.blocks(), np.float32, ("C", "A", "W", "E"))
+        if controls.shape[2] != self.task.nu or controls.shape[1] < 1:
+            raise InvalidInput(
+                f"controls must have the shape [samples, horizon, {self.task.nu}], got "
+                f"{(candidates.count, *controls.shape[1:3])}"
             )
+        horizon, teams = controls.shape[1], len(network.elites)
+        together = {"moments": ensemble.MOMENTS, "mean": ensemble.MEAN}.get(str(plan.propagation), ensemble.APART)
+        draws = np.arange(plan.particles) // (teams if plan.measured else 1)
+        noise = ensemble.NONE if plan.propagation == "mean" else _NOISE[self.noise]
+        lanes_of_tile = LANES if plan.together == 1 else max(_TOGETHER_LANES, TARGET.width)
+        # what the kernel does not reach must not look cheap
+        out = np.full((plan.particles, candidates.count), np.inf)
+        values = self._coerce(params)
+        work = 2.0 * numbers.weights.shape[1] * candidates.count * plan.particles * horizon / _FLOP_PER_SECOND
+        with threads.for_work(work).kernels():
+            self._module.costs(
+                lanes_of_tile,
+                plan.together,
+                controls,
+                candidates.count,
+                start,
+                int(t),
+                self._members(plan, horizon, t),
+                draws,
+                noise,
+                together,
+                teams if self._measures and plan.measured else 0,
+                np.float32(self.penalty),
+                np.float32(np.inf if self.limit is None else self.limit),
+                np.float32(self.limit_cost),
+                np.uint64(self.seed),
+                numbers,
+                network.nout,
+                out,
+                *(trace or _NO_TRACE),
+                *values,
+            )
+        return out
+
+
+class _Plan(NamedTuple):
+    """How particles go: how many, how many of them in one tile, and whether members are compared."""
+
+    propagation: str | int
+    particles: int
+    together: int
+    measured: bool
+
+
+class _Trace(NamedTuple):
+    """States [P, N, H+1, nx], and what was predicted of the next ones: means and standard deviations [P, N, H, nx]."""
+
+    states: np.ndarray
+    means: np.ndarray
+    stds: np.ndarray
+
+
+_NO_TRACE = _Trace(*(np.empty((0, 0, 0, 0)) for _ in range(3)))
+_MEMBERS = 4
+"""Key of the draws of members, beside the seed."""
+
+
+@functools.cache
+def _available(precision: str) -> str:
+    """The precision asked for, or float32 where this CPU has no instructions for it."""
+    if precision == "bf16" and not TARGET.paired:
+        warnings.warn(
+            "this CPU does not multiply bfloat16 numbers (AVX512-BF16): the ensemble plans in float32, more exactly "
+            'but slower; precision="float32" says so without this warning',
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return "float32"
+    return precision
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------------
 def _shape(network: Network) -> tuple[Any, ...]:
+    """What a kernel and its numbers have in common with those of another network."""
     widths = tuple(w.shape for w in network.weights)
     flags = (network.activation, network.probabilistic, network.learned_cost, network.learned_end)
     return (network.features, widths, *flags)
 
 
-def _numbers(network: Network) -> tuple[np.ndarray, ...]:
-    """What the kernel reads of a network: weights [E, size], biases [E, size], and vectors.
+def _numbers(network: Network, paired: bool) -> Numbers:
+    """A network as the kernels read it.
 
-    Scales are folded into the first and the last layer. Of the inputs' means they are not: their difference to large
-    inputs would be lost in rounding.
+    Scales are folded into the first and the last layer. The inputs' means are not: of large inputs the difference to
+    them would be lost in rounding.
     """
     weights, biases = folded(network.activation, network.weights, network.biases)
-    weights[0] = weights[0] / np.float64(network.input_scale)[:, None]
-    scale = np.float64(network.target_scale)
-    factors, shift = scale, np.float64(network.target_mean)
+    weights[0] = weights[0] / np.asarray(network.input_scale, np.float64)[:, None]
+    scale = np.asarray(network.target_scale, np.float64)
+    factors, shift = scale, np.asarray(network.target_mean, np.float64)
     least = most = np.zeros(0)
-    if network.probabilistic:  # std = sqrt(least + 1 / (most + exp(-s) / scale^2))
+    if network.probabilistic:
         factors = np.concatenate([factors, -np.ones(network.nout)])
         shift = np.concatenate([shift, -2 * np.log(scale)])
-        least = scale**2 * np.exp(np.float64(network.least_logvar))
-        most = np.exp(-np.float64(network.most_logvar)) / scale**2
+        least = scale**2 * np.exp(np.asarray(network.least_logvar, np.float64))
+        most = np.exp(-np.asarray(network.most_logvar, np.float64)) / scale**2
     weights[-1], biases[-1] = weights[-1] * factors, biases[-1] * factors + shift
-    layers = [packed(w, b, paired=False) for w, b in zip(weights, biases, strict=True)]
-    vectors = (network.input_mean, least, most)
-    return (
-        np.concatenate([w for w, _ in layers], axis=1),
-        np.concatenate([b for _, b in layers], axis=1),
-        *(np.ascontiguousarray(v, np.float32) for v in vectors),
+    layers = [packed(w, b, paired) for w, b in zip(weights, biases, strict=True)]
+    features = network.features
+    changes = np.ones(features.nx)
+    changes[list(features.absolute)] = 0
+    seen, changes, least, most, units = (
+        np.ascontiguousarray(v, np.float32)
+        for v in (network.input_mean, changes, least, most, network.target_scale[: features.nx])
+    )
+    return Numbers(
+        weights=np.concatenate([w for w, _ in layers], axis=1),
+        biases=np.concatenate([b for _, b in layers], axis=1),
+        table=layer_table([features.size, *(w.shape[2] for w in network.weights)], paired),
+        plain=np.array(features.plain, np.int64),
+        angles=np.array(features.angles, np.int64),
+        center=seen,
+        changes=changes,
+        least=least,
+        most=most,
+        scale=units,
     )
 
 
 # ---- source ------------------------------------------------------------------------------------------------------
-class _Program:
-    """What a task's functions become in the kernel's text.
+class _Cost(NamedTuple):
+    """What a task's functions are in the kernel's text.
 
     Attributes
     ----------
     text : str
-        Definitions.
+        Defines `stage` (before a step), `after` (it) and `last` (after all), for one particle of a tile.
     arguments : str
-        Of the kernel, for the params.
+        The params' names at the end of the kernels' arguments.
     functions : dict
         Scalar functions that the module gets as globals.
-    stage, terminal : str
-        Statements.
+    coerce : callable
+        From params to the values of these arguments.
     """
 
-    def __init__(self, text: str, arguments: str, begin: str, before: str, after: str, last: str, coerce: Any) -> None:
-        self.text, self.arguments, self.begin = text, arguments, begin
-        self.before, self.after, self.last = before, after, last
-        self.coerce = coerce
-        self.functions: dict[str, Any] = {}
+    text: str
+    arguments: str
+    functions: Mapping[str, Callable[..., Any]]
+    coerce: Callable[[Any], tuple[Any, ...]]
 
 
-def _analytic(task: AnalyticTask, network: Network) -> _Program:
-    """The task's functions in lanes: one loop over the samples of a tile has them inlined."""
+_HOOK = "(x, old, controls, block, h, offset, t, total, alive, lanes, scratch"
+
+
+def _in_lanes(task: AnalyticTask, network: Network) -> _Cost:
+    """The task's functions with one candidate per lane."""
     terms = check_by_calling(task)
     fields = lanes.fields_of(task.params)
     program = lanes.LaneProgram(np.dtype(np.float32), fields)
     x = "(" + "".join(f"x[{i}, l], " for i in range(task.nx)) + ")"
-    u = "(" + "".join(f"controls[block, h, {j}, l], " for j in range(task.nu)) + ")"
-    before = after = last = ""
+    u = "(" + "".join(f"controls[block, h, {j}, offset + l], " for j in range(task.nu)) + ")"
+    stage = after = last = "pass"
     if not network.learned_cost:
-        stage = program.call(program.add(task.cost, ("float", "float", "index", "params")), "x_l", "u_l", "t")
-        if terms:
-            stage = f"sum_of_terms({stage})"
-        before = f"""
-        t = np.int32(t0 + h)
-        for l in range({LANES}):
-            x_l = {x}
-            u_l = {u}
-            total[l] += lane_select(alive[l] > zero, lane_float({stage}), zero)"""
+        value = program.call(program.add(task.cost, ("float", "float", "index", "params")), x, u, "np.int32(t)")
+        value = f"sum_of_terms({value})" if terms else value
+        stage = f"total[l] += lane_select(alive[l] > lane_float(0), lane_float({value}), lane_float(0))"
     if task.terminated and not network.learned_end:
-        ended = program.call(program.add(task.terminated, ("float", "params")), "x_l")
-        after = f"""
-        for l in range({LANES}):
-            x_l = {x}
-            alive[l] = lane_select({ended}, zero, alive[l])"""
+        ended = program.call(program.add(task.terminated, ("float", "params")), x)
+        after = f"alive[l] = lane_select({ended}, lane_float(0), alive[l])"
     if task.terminal:
-        value = program.call(program.add(task.terminal, ("float", "params")), "x_l")
-        last = f"""
-    for l in range({LANES}):
-        x_l = {x}
-        total[l] += lane_select(alive[l] > zero, lane_float({value}), zero)"""
+        value = program.call(program.add(task.terminal, ("float", "params")), x)
+        last = f"total[l] += lane_select(alive[l] > lane_float(0), lane_float({value}), lane_float(0))"
+    hooks = "".join(
+        f"""
+@kernel
+def {name}{_HOOK}{program.arguments}):
+    for l in range(lanes):
+        {statement}
+
+"""
+        for name, statement in (("stage", stage), ("after", after), ("last", last))
+    )
     summed = f"""
 @inlined
 def sum_of_terms(c):
     return {" + ".join(f"c[{i}]" for i in range(terms)) or "c"}
+
 """
-    return _Program(
-        program.text() + summed,
-        program.arguments,
-        "",
-        before,
-        after,
-        last,
-        lambda params: lanes.coerce(params, fields, np.dtype(np.float32)),
-    )
+    text = program.text() + (summed if terms else "") + hooks
+    return _Cost(text, program.arguments, {}, lambda params: lanes.coerce(params, fields, np.dtype(np.float32)))
 
 
-def _scalar(task: MujocoTask, network: Network) -> _Program:
-    """The task's functions in float64, called for one sample after the other, on records that are views of states."""
-    raise InvalidInput("not yet")
+def _of_records(task: MujocoTask, network: Network) -> _Cost:
+    """The task's functions in float64 for one candidate after the other, on records that are views of its states."""
+    params = scalar.ScalarParams(task.params)
+    functions: dict[str, Callable[..., Any]] = {}
+    if not network.learned_cost:
+        functions["cost"] = task.planning_cost or task.cost
+    if task.terminated and not network.learned_end:
+        functions["terminated"] = task.terminated
+    if task.terminal:
+        functions["terminal"] = task.terminal
 
+    def view(row: int) -> str:
+        parts = [f"scratch[{row}, {f.start}:{f.stop}].reshape({f.shape})" for f in network.features.fields]
+        return f"Record({', '.join(parts)})"
 
-def _source(network: Network, program: _Program) -> str:
-    features, nout = network.features, network.nout
-    nx, nu, nin = features.nx, features.nu, features.size
-    rows, width = TARGET.rows, TARGET.width
-    sizes = [nin, *(w.shape[2] for w in network.weights)]
-    at, b_at, heights = [0], [0], [nin]
-    for count, out in itertools.pairwise(sizes):
-        at.append(at[-1] + count * panels(out) * rows)
-        b_at.append(b_at[-1] + panels(out) * rows)
-        heights.append(panels(out) * rows)
-    most = max(heights)
-    hidden = len(network.weights) - 1
-    names = ["v", *("ab"[i % 2] for i in range(hidden)), "y"]
-    layers = "".join(
-        f"    {'hidden' if i < hidden else 'head'}(w, {at[i]}, c, {b_at[i]}, {names[i]}, {heights[i]}, {names[i + 1]}, "
-        f"{sizes[i]}, {panels(sizes[i + 1])}, groups)\n"
-        for i in range(hidden + 1)
-    )
-    groups = LANES // width
-    layer = f"""
-@kernel
-def {{name}}(w, w0, c, c0, h, h_rows, out, count, panels, groups):
-    for panel in range(panels):
-        for g in range(groups):
-            {{block}}(
-                w, w0 + panel * count * {rows}, c, c0 + panel * {rows}, h, g * h_rows * {width},
-                out, (g * panels + panel) * {rows * width}, count,
-            )
-"""
-    plain, angles, absolute = (list(i) for i in (features.plain, features.angles, features.absolute))
-    sin_at, cos_at, u_at = len(plain), len(plain) + len(angles), len(plain) + 2 * len(angles)
-    spread = ""
-    draw = ""
-    if network.probabilistic:
-        spread = f"""
-                if kind > 0:
-                    for g in range(groups):
-                        s = (g * {heights[-1]} + {nout} + i) * {width}
-                        for j in range({width}):
-                            var = least[i] + one / (most[i] + lane_exp(y[s + j]))
-                            fresh[g * {width} + j] += lane_sqrt(var) * normals[i, g * {width} + j]"""
-        draw = f"""
-        if kind > 0:
-            fixed = kind == 2
-            normal_lanes(
-                normals, 0 if fixed else block * {LANES}, seed, 0 if fixed else t0, particle * 65536 + h, {_STREAM}
-            )
-            if fixed:
-                for i in range({nx}):
-                    normals[i] = normals[i, 0]"""
-    learned = ""
-    if network.learned_cost:
-        learned += f"""
-        for g in range(groups):
-            for j in range({width}):
-                l = g * {width} + j
-                total[l] += lane_select(alive[l] > zero, y[(g * {heights[-1]} + {nx}) * {width} + j], zero)"""
-    ended = ""
-    if network.learned_end:
-        ended += f"""
-        for g in range(groups):
-            for j in range({width}):
-                l = g * {width} + j
-                end = y[(g * {heights[-1]} + {nout - 1}) * {width} + j]
-                alive[l] = lane_select(end > zero, zero, alive[l])"""
-    return f"""{program.text}
-from numba import prange
-from mpcrl.core.random import normal_lanes
-from mpcrl.kernels.network import {network.activation}_block, none_block
-
-one, zero = np.float32(1), np.float32(0)
-plain, angles = {tuple(plain) or (0,)}, {tuple(angles) or (0,)}
-changes = {tuple(float(i not in absolute) for i in range(nx))}
-
-{layer.format(name="hidden", block=f"{network.activation}_block")}
-{layer.format(name="head", block="none_block")}
-
-@kernel
-def forward(w, c, v, a, b, y, groups):
-{layers}
-
-@kernel
-def roll(block, particle, controls, count, x0, t0, members, kind, seed, weights, biases, center, least, most, out,
-         states{program.arguments}):
-    groups = min({groups}, (count - block * {LANES} + {width - 1}) // {width})
-    lanes_used = min({LANES}, count - block * {LANES})
-    x = np.zeros(({nx}, {LANES}), np.float32)
-    v = np.empty({groups * nin * width}, np.float32)
-    a, b = np.empty({groups * most * width}, np.float32), np.empty({groups * most * width}, np.float32)
-    y = np.empty({groups * heights[-1] * width}, np.float32)
-    normals = np.empty(({-(-nx // 4) * 4}, {LANES}), np.float32)
-    fresh, total = np.empty({LANES}, np.float32), np.zeros({LANES}, np.float32)
-    alive = np.ones({LANES}, np.float32)
-    for i in range({nx}):
-        x[i] = np.float32(x0[i])
-    for h in range(controls.shape[1]):
-        if states.shape[0] > 0:
-            for l in range(lanes_used):
-                for i in range({nx}):
-                    states[particle, block * {LANES} + l, h, i] = x[i, l]{program.before}
-        for g in range(groups):
-            first, at = g * {width}, g * {nin * width}
-            for k in range({len(plain)}):
-                for j in range({width}):
-                    v[at + k * {width} + j] = x[plain[k], first + j] - center[k]
-            for k in range({len(angles)}):
-                for j in range({width}):
-                    angle = x[angles[k], first + j]
-                    v[at + ({sin_at} + k) * {width} + j] = lane_sin(angle) - center[{sin_at} + k]
-                    v[at + ({cos_at} + k) * {width} + j] = lane_cos(angle) - center[{cos_at} + k]
-            for k in range({nu}):
-                for j in range({width}):
-                    v[at + ({u_at} + k) * {width} + j] = controls[block, h, k, first + j] - center[{u_at} + k]
-        member = members[particle, h]
-        forward(weights[member], biases[member], v, a, b, y, groups){draw}{learned}
-        for i in range({nx}):
-            for g in range(groups):
-                m = (g * {heights[-1]} + i) * {width}
-                for j in range({width}):
-                    fresh[g * {width} + j] = np.float32(changes[i]) * x[i, g * {width} + j] + y[m + j]{spread}
-            for l in range(groups * {width}):
-                x[i, l] = lane_select(alive[l] > zero, fresh[l], x[i, l]){program.after}{ended}
-    {program.last}
-    if states.shape[0] > 0:
-        for l in range(lanes_used):
+    nx, nu = network.features.nx, network.features.nu
+    arguments = "".join(f", p_{name}" for name in params.names)
+    copied = f"""
             for i in range({nx}):
-                states[particle, block * {LANES} + l, controls.shape[1], i] = x[i, l]
-    for l in range(lanes_used):
-        whole = total[l]
+                scratch[0, i], scratch[1, i] = old[i, l], x[i, l]
+            for i in range({nu}):
+                scratch[2, i] = controls[block, h, i, offset + l]"""
+    cost = "total[l] += cost(before, u, after, t, p)" if "cost" in functions else "pass"
+    ended = "terminated(after, p)" if "terminated" in functions else "False"
+    terminal = "total[l] += terminal(after, p)" if "terminal" in functions else "pass"
+    text = f"""# {scalar.fingerprint(*functions.values())}
+from collections import namedtuple
+import numpy as np
+from mpcrl.core.compile import kernel
+
+Record = namedtuple("Record", {[f.name for f in network.features.fields]})
+Params = namedtuple("Params", {list(params.names)})
+
+
+@kernel
+def stage{_HOOK}{arguments}):
+    pass
+
+
+@kernel
+def after{_HOOK}{arguments}):
+    p = Params({arguments[2:]})
+    before, after, u = {view(0)}, {view(1)}, scratch[2, :{nu}]
+    for l in range(lanes):
+        if alive[l] > 0:{copied}
+            {cost}
+            if {ended}:
+                alive[l] = 0
+
+
+@kernel
+def last{_HOOK}{arguments}):
+    p = Params({arguments[2:]})
+    after = {view(1)}
+    for l in range(lanes):
+        if alive[l] > 0:
+            for i in range({nx}):
+                scratch[1, i] = x[i, l]
+            {terminal}
+
+"""
+    return _Cost(text, arguments, functions, params.coerce)
+
+
+def _source(network: Network, cost: _Cost, paired: bool) -> str:
+    """Source of `costs`: tiles of candidates with a group of their particles, through all steps, on all threads.
+
+    What depends on the widths of a network is read from arrays, so that networks of other widths need no other kernel.
+    """
+    features, nout = network.features, network.nout
+    nx, p = features.nx, cost.arguments
+    width, word = TARGET.width, "np.int32" if paired else "np.float32"
+    hook = f"(x[q], old, controls, block, h, offset, t0 + h, total[q], alive[q], lanes, scratch{p})"
+    judged = ended = ""
+    if network.learned_cost:
+        judged += f"""
+            judge(y, rows, {nx}, groups, value)
+            pay(total[q], alive[q], value, lanes)"""
+    if network.learned_end:
+        judged += f"""
+            judge(y, rows, {nout - 1}, groups, logit[q])"""
+        ended = """
+            end(alive[q], logit[q], lanes)"""
+    return f"""{cost.text}
+from numba import prange
+from mpcrl.core.random import LANES
+from mpcrl.kernels import ensemble
+from mpcrl.kernels.ensemble import draw, end, expect, gather_moments, judge, look, move, pair, pay, record, spread_of
+
+zero = np.float32(0)
+
+
+@kernel
+def roll(tile, lanes, leader, size, controls, count, x0, t0, members, draws, noise, together, teams, price, limit,
+         excess, seed, net, nout, out, states, means, stds{p}):
+    first = tile * lanes
+    block, offset = first // LANES, first % LANES
+    used = min(lanes, count - first)
+    groups = (used + {width - 1}) // {width}
+    lanes = groups * {width}
+    depth, rows = net.table.shape[0], net.table[-1, 4] * {TARGET.rows}
+    tallest = np.max(net.table[:, 4]) * {TARGET.rows}
+    seen = {"2 * net.table[0, 2]" if paired else "net.table[0, 2]"}
+    v = np.zeros(groups * seen * {width}, np.float32)
+    words = np.empty({f"groups * net.table[0, 2] * {width}" if paired else "0"}, np.int32)
+    a, b = np.empty(groups * tallest * {width}, {word}), np.empty(groups * tallest * {width}, {word})
+    y = np.empty(groups * rows * {width}, np.float32)
+    # particles, features, lanes
+    x, old = np.empty((size, {nx}, lanes), np.float32), np.empty(({nx}, lanes), np.float32)
+    mean, std = np.empty((size, {nx}, lanes), np.float32), np.zeros((size, {nx}, lanes), np.float32)
+    redraw = together == ensemble.MOMENTS
+    normals = np.empty((size if redraw else 1, {-(-nx // 4) * 4}, LANES), np.float32)
+    total, alive = np.zeros((size, lanes), np.float32), np.ones((size, lanes), np.float32)
+    logit, value, spread = np.zeros((size, lanes), np.float32), np.empty(lanes, np.float32), np.zeros(lanes, np.float32)
+    sums, counts = np.empty((teams, lanes), np.float32), np.empty((teams, lanes), np.float32)
+    scratch = np.zeros((3, {max(nx, features.nu)}))
+    noisy = noise != ensemble.NONE and net.least.size > 0
+    for q in range(size):
         for i in range({nx}):
-            whole += x[i, l] - x[i, l]
-        out[particle, block * {LANES} + l] = whole if np.isfinite(whole) else np.inf
+            for l in range(lanes):
+                x[q, i, l] = x0[i]
+    horizon = controls.shape[1]
+    for h in range(horizon):
+        for q in range(size):
+            if states.shape[0] > 0:
+                record(states, leader + q, first, h, x[q], used)
+            stage{hook}
+            look(x[q], controls, block, h, offset, net, v, seen, groups)
+            {"pair(v, words)" if paired else "pass"}
+            member = members[leader + q, h]
+            forward(net.weights[member], net.biases[member], net.table, {"words" if paired else "v"}, a, b, y, groups)
+            expect(x[q], y, rows, nout, net, mean[q], std[q], groups)
+            if means.shape[0] > 0:
+                record(means, leader + q, first, h, mean[q], used)
+                record(stds, leader + q, first, h, std[q], used){judged}
+        if teams > 0:
+            spread_of(mean, alive, net.scale, teams, sums, counts, spread, lanes)
+            for q in range(size):
+                for l in range(lanes):
+                    if alive[q, l] > zero and spread[l] > limit:
+                        total[q, l] += excess * np.float32(horizon - h)
+                        alive[q, l] = zero
+                    elif alive[q, l] > zero:
+                        total[q, l] += price * spread[l]
+        if together != ensemble.APART:
+            if redraw:
+                for q in range(size):
+                    draw(normals[q], noise, block * LANES, seed, t0, draws[leader + q], h, ensemble.MOMENTS_STREAM)
+            gather_moments(mean, std, alive, normals, offset, noisy, redraw, lanes)
+        for q in range(size):
+            apart = noisy and together == ensemble.APART
+            if apart:
+                draw(normals[0], noise, block * LANES, seed, t0, draws[leader + q], h, ensemble.NOISE_STREAM)
+            move(x[q], old, alive[q], mean[q], std[q], normals[0], offset, apart, lanes)
+            after{hook}{ended}
+    h = horizon
+    for q in range(size):
+        if states.shape[0] > 0:
+            record(states, leader + q, first, horizon, x[q], used)
+        last{hook}
+        for l in range(used):
+            whole = total[q, l]
+            for i in range({nx}):
+                whole += x[q, i, l] - x[q, i, l]
+            out[leader + q, first + l] = whole if np.isfinite(whole) else np.inf
 
 
 @kernel(parallel=True)
-def costs(controls, count, x0, t0, members, kind, seed, weights, biases, center, least, most, out,
-          states{program.arguments}):
-    blocks = controls.shape[0]
-    for item in prange(blocks * members.shape[0]):
-        roll(np.int64(item % blocks), np.int64(item // blocks), controls, count, x0, t0, members, kind, seed, weights,
-             biases, center, least, most, out, states{program.arguments})
+def costs(lanes, size, controls, count, x0, t0, members, draws, noise, together, teams, price, limit, excess, seed, net,
+          nout, out, states, means, stds{p}):
+    tiles = (count + lanes - 1) // lanes
+    for item in prange(tiles * (members.shape[0] // size)):
+        roll(np.int64(item % tiles), lanes, np.int64(item // tiles) * size, size, controls, count, x0, t0, members,
+             draws, noise, together, teams, price, limit, excess, seed, net, nout, out, states, means, stds{p})
 """
-
-
-_STREAM = 2

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numba.core.errors import NumbaError
 
-from mpcrl.core import lanes
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.compile import load_module
@@ -115,10 +114,7 @@ class MuJoCo:
         self.task, self.coarse = task, coarse
         self._physics_steps = self._frame_skip
         self._params = _chosen(params, task and task.params, NoParams())
-        self._fields = lanes.fields_of(self._params)
-        kinds = getattr(type(self._params), "__annotations__", {})  # as text in a ForwardRef, where they are put off
-        named = [kinds.get(f.name) for f in self._fields]
-        self._integers = tuple(getattr(kind, "__forward_arg__", kind) in (int, "int") for kind in named)
+        self._scalars = scalar.ScalarParams(self._params)
         self._apply = task.apply if task else None
         self._bounds = (task.control_low, task.control_high) if task and task.apply else None
         self._risk = risk or Mean()
@@ -181,7 +177,7 @@ class MuJoCo:
         with _SERIAL.kernels():
             rows = candidates.rows()
         state, controls = self._checked(state, rows)
-        values = self._coerced(params)
+        values = self._scalars.coerce(params)
         count, scenarios = controls.shape[0], len(self._recording.models)
         costs = np.full((scenarios, count), np.inf)  # what the kernel does not reach must not look cheap
         if not np.isfinite(state).all():
@@ -255,15 +251,6 @@ class MuJoCo:
         """The state [nx] after the environment's first reset, or the model's own initial state."""
         return self._example.copy()
 
-    def _coerced(self, params: Any) -> tuple[Any, ...]:
-        values = list(lanes.coerce(params, self._fields, self.dtype))
-        for i, (field, integer) in enumerate(zip(self._fields, self._integers, strict=True)):
-            if integer and field.shape is None:
-                if not float(values[i]).is_integer():
-                    raise InvalidInput(f"params.{field.name} is annotated int, got {params[i]!r}")
-                values[i] = int(values[i])
-        return tuple(values)
-
     def _checked(self, state: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         state = np.ascontiguousarray(state, np.float64)
         if state.shape != (self.nx,):
@@ -279,7 +266,7 @@ class MuJoCo:
         """Source of the kernel that folds recorded fields into costs; the user's functions are its globals."""
         fields = range(len(self._names))
         records = "".join(f", before{i}, after{i}, first{i}" for i in fields)
-        params = "".join(f", p_{f.name}" for f in self._fields)
+        params = "".join(f", p_{name}" for name in self._scalars.names)
         ended = "terminated(after, p)" if self._terminated else "False"
         last = "terminal(after, p)" if self._terminal else "0.0"
         return f"""# {scalar.fingerprint(self._cost, self._terminal, self._terminated)}
@@ -288,7 +275,7 @@ import numpy as np
 from mpcrl.core.compile import kernel
 
 Record = namedtuple("Record", {list(self._names)})
-Params = namedtuple("Params", {[f.name for f in self._fields]})
+Params = namedtuple("Params", {list(self._scalars.names)})
 
 
 @kernel
@@ -324,7 +311,7 @@ def evaluate(controls, healthy, t, out, stride{records}{params}):
         model, data = self._recording.models[0], mujoco.MjData(self._recording.models[0])
         mujoco.mj_forward(model, data)
         record = self._module.Record(*(getattr(data, name).copy() for name in self._names))
-        params = type(self._params)(*self._coerced(self._params))
+        params = type(self._params)(*self._scalars.coerce(self._params))
         calls: list[tuple[str, Any, tuple[Any, ...]]] = [
             ("cost", self._cost, (record, np.zeros(self.nu), record, 0, params))
         ]

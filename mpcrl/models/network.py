@@ -144,14 +144,11 @@ class Network:
         try:
             about = from_json(files["network.json"], "network.json")
             arrays = from_safetensors(files["network.safetensors"], "network.safetensors")
-            return cls(
-                features=_features(about["features"]),
-                weights=tuple(arrays.pop(f"weights.{i}") for i in range(about["layers"])),
-                biases=tuple(arrays.pop(f"biases.{i}") for i in range(about["layers"])),
-                elites=tuple(about["elites"]),
-                **{name: about[name] for name in _PLAIN},
-                **arrays,
-            )
+            values: dict[str, Any] = {name: about[name] for name in _PLAIN}
+            for name in ("weights", "biases"):
+                values[name] = tuple(arrays.pop(f"{name}.{i}") for i in range(about["layers"]))
+            values |= {"features": _features(about["features"]), "elites": tuple(about["elites"]), **arrays}
+            return cls(**values)
         except (KeyError, TypeError, AttributeError, InvalidInput) as error:
             if isinstance(error, DamagedExport):
                 raise

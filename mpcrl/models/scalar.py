@@ -16,7 +16,8 @@ import numba
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 
-from mpcrl.core.errors import LaneError
+from mpcrl.core import lanes
+from mpcrl.core.errors import InvalidInput, LaneError
 
 _STABLE = ("math", "cmath", "numpy", "numba", "typing", "collections")
 """Modules whose attributes need no look: the cache is keyed by their versions."""
@@ -63,6 +64,31 @@ def _compiled(function: Callable[..., Any], done: dict[Any, Any]) -> Callable[..
 def fingerprint(*functions: Callable[..., Any] | None) -> str:
     """Hash of functions with all that they call and read: code, constants, globals, closures, defaults."""
     return hashlib.sha256("\0".join(part for f in functions for part in _parts(f, set())).encode()).hexdigest()
+
+
+class ScalarParams:
+    """A NamedTuple of numbers and arrays as scalar functions take it: float64, but for fields annotated `int`."""
+
+    def __init__(self, params: Any) -> None:
+        self._fields = lanes.fields_of(params)
+        kinds = getattr(type(params), "__annotations__", {})  # as text in a ForwardRef, where they are put off
+        named = [kinds.get(f.name) for f in self._fields]
+        self._integers = tuple(getattr(kind, "__forward_arg__", kind) in (int, "int") for kind in named)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the fields."""
+        return tuple(f.name for f in self._fields)
+
+    def coerce(self, params: Any) -> tuple[Any, ...]:
+        """The values of params for the kernels; integers stay integers, so that they can index."""
+        values = list(lanes.coerce(params, self._fields, np.dtype(np.float64)))
+        for i, (field, integer) in enumerate(zip(self._fields, self._integers, strict=True)):
+            if integer and field.shape is None:
+                if not float(values[i]).is_integer():
+                    raise InvalidInput(f"params.{field.name} is annotated int, got {params[i]!r}")
+                values[i] = int(values[i])
+        return tuple(values)
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[str]:

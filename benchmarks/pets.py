@@ -1,0 +1,131 @@
+"""How well and how fast PETS learns: `python benchmarks/pets.py STUDY --out DIR`.
+
+Trains several seeds, one process and one thread each, evaluates them on episodes that none was trained on, and sets the
+same planner on the true dynamics beside them, on the same episodes. What is in DIR goes on where it was interrupted.
+Writes benchmarks/results/pets_STUDY.csv, a row per trial and one per evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import pathlib
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import joblib
+
+from mpcrl.experiments.configure import agent_for, planner_for
+from mpcrl.experiments.machine import machine
+from mpcrl.experiments.run import run_task
+from mpcrl.experiments.training import EVALUATION_SEED, train
+from mpcrl.tasks.registry import make_task
+
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A task and how long it is learned.
+
+    Attributes
+    ----------
+    task : str
+    steps : int
+        To learn from, the random trial included.
+    seeds : int
+    settings, planner : mapping
+        What differs from the defaults of the agent and from the task's preset.
+    episodes : int
+        Of an evaluation.
+    algo : str
+    """
+
+    task: str
+    steps: int
+    seeds: int
+    settings: Mapping[str, str] = field(default_factory=dict)
+    planner: Mapping[str, Any] = field(default_factory=dict)
+    episodes: int = 3
+    algo: str = "pets"
+
+
+STUDIES = {
+    "cartpole": Study("cartpole-pets", 2000, 5, {"particles": "5", "epochs": "20"}),
+    "cartpole-deterministic": Study("cartpole-pets", 2000, 5, {"epochs": "20"}, algo="deterministic"),
+    "cartpole-shooting": Study("cartpole-pets", 2000, 5, {"epochs": "20"}, algo="random-shooting"),
+    "balance": Study("cartpole-balance", 1000, 5, {"particles": "5", "epochs": "20"}, episodes=5),
+    "pendulum": Study("InvertedPendulum-v5", 2000, 5, {"particles": "5", "epochs": "20"}),
+    "reacher": Study("Reacher-v5", 15_000, 3, {"particles": "5"}, episodes=20),
+    "pusher": Study("Pusher-v5", 22_000, 3, {"particles": "5"}, episodes=10),
+    "cheetah": Study("HalfCheetah-v5", 50_000, 2, {"particles": "5", "hidden": "200,200,200,200"}, episodes=1),
+}
+
+
+def learned(name: str, seed: int, folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of one training: its trials, then its evaluation."""
+    study = STUDIES[name]
+    agent = agent_for(
+        study.algo, make_task(study.task), options=study.planner, settings=study.settings, seed=seed, threads=1
+    )
+    result = train(
+        study.algo,
+        agent,
+        steps=study.steps,
+        folder=folder / name / str(seed),
+        evaluation_episodes=study.episodes,
+        on_trial=lambda trial, point: print(
+            f"{name} seed {seed}: {point.steps} steps, {point.return_:.1f}", flush=True
+        ),
+    )
+    shared = {"task": study.task, "algo": study.algo, "seed": seed}
+    rows = [{**shared, "kind": "trial", **point.row()} for point in result.curve]
+    last = {"steps": result.steps, "return": result.final_return, "model_gap": result.model_gap}
+    return [*rows, {**shared, "kind": "evaluation", **last, "wall_s": result.curve[-1].wall_s}]
+
+
+def true_model(name: str, seed: int) -> dict[str, Any]:
+    """A row of the same planner on the true dynamics, in the same episodes."""
+    study, task = STUDIES[name], make_task(STUDIES[name].task)
+    result = run_task(
+        task,
+        planner_for(task, "random_shooting" if study.algo == "random-shooting" else None, options=study.planner),
+        seed=seed + EVALUATION_SEED,
+        episodes=study.episodes,
+        threads=1,
+    )
+    return {"task": study.task, "algo": "true model", "seed": seed, "kind": "evaluation", "return": result.return_mean}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="checkpoints; goes on from what is there")
+    parser.add_argument("--seeds", type=int, help="how many; the study's own by default")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at the same time")
+    arguments = parser.parse_args()
+    name, seeds = arguments.study, range(arguments.seeds or STUDIES[arguments.study].seeds)
+    parallel = joblib.Parallel(n_jobs=arguments.workers, batch_size=1)
+    runs = parallel(joblib.delayed(learned)(name, seed, arguments.out) for seed in seeds)
+    true = parallel(joblib.delayed(true_model)(name, seed) for seed in seeds)
+    rows = [row for run in runs for row in run] + list(true)
+    computer = machine()
+    keys = ["task", "algo", "seed", "kind", "steps", "return", "wall_s", "plan_ms", "learning_s", "loss", "model_gap"]
+    path = RESULTS / f"pets_{name}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*keys, "cpu"], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "cpu": f"{computer['cpu']} ({computer['microarchitecture']})"} for row in rows)
+    finals = [run[-1] for run in runs]
+    for ours, theirs in zip(finals, true, strict=True):
+        of = f"{ours['return']:.1f} of {theirs['return']:.1f}"
+        print(f"seed {ours['seed']}: {of} by the true model, gap {ours['model_gap']:+.1f}")
+    share = statistics.median(o["return"] / t["return"] for o, t in zip(finals, true, strict=True))
+    print(f"median over seeds: {share:.1%} of the true model's return; {path}")
+
+
+if __name__ == "__main__":
+    main()
