@@ -343,10 +343,10 @@ def test_what_never_changes_is_exactly_constant():
     predicted = network.predict(x, rng.normal(size=(7, 1)))
     assert (predicted.mean[..., 1] == 0).all() and (predicted.mean[..., 2] == 0.0625).all()
     assert (predicted.mean[..., 3] == 0.75).all() and (predicted.mean[..., 4] == 0).all()
-    assert not predicted.std[..., 1:].any() and (predicted.std[..., 0] > 0).all()
+    assert predicted.std[..., 1:].max() < 1e-17 and (predicted.std[..., 0] > 1e-4).all()
     # The loss is of what changes alone, and the others' bounds stay where they were.
     alone = Learner(features(4, absolute=(3,)), dataclasses.replace(SMALL, epochs=1), seed=1)
-    assert np.isfinite(report.train_loss).all() and network.least_logvar[1:4] == pytest.approx(-10)
+    assert np.isfinite(report.train_loss).all() and (learner._arrays["least_logvar"][1:] == -10).all()
     assert alone.fit(replay).train_loss.max() < 1.5
 
 
@@ -388,7 +388,7 @@ def test_what_is_held_out_is_never_trained_with():
 def test_each_member_ends_as_its_best_and_the_best_are_elites():
     config = dataclasses.replace(SMALL, holdout=0.3, epochs=30, elites=2, patience=3, learning_rate=2e-2)
     learner, replay = Learner(PLAIN, config, seed=0), seen(episodes=3, steps=20)
-    progress = []
+    progress: list = []
     report = learner.fit(replay, on_epoch=progress.append)
     assert report.stopped and len(progress) == len(report.train_loss) < 30
     network = learner.network()
@@ -486,7 +486,7 @@ def test_there_must_be_something_to_learn_from():
     one = Replay(2, 1, capacity=5, members=3)
     one.add([0, 0], [0], [1, 2], 0.0)
     assert np.isfinite(learner.fit(one).train_loss).all()
-    assert learner.network().predict([[5, 5]], [[1]]).mean[0, 0].tolist() == [1, 2]
+    assert learner.network().predict(np.full((1, 2), 5), np.ones((1, 1))).mean[0, 0].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
