@@ -37,11 +37,11 @@ class Calibration:
         Of the numbers of a state.
     coverage : ndarray [H, len(LEVELS), nx]
         Share of the stretches whose state after 1 to H steps lay within the central interval of the particles; nan
-        where a number never changes.
+        where a number never changes during an episode.
     rmse : ndarray [H, nx]
         Root mean square of the particles' mean minus what happened.
     spread : ndarray [nx]
-        Standard deviation of the states, to compare errors with.
+        Standard deviation of the states, to compare errors with; 0 where a number never changes during an episode.
     predicted_return, realised_return : ndarray [W]
         Minus the costs of H steps, by the model (mean over particles) and as they were; empty where no cost was given.
     """
@@ -132,7 +132,10 @@ def calibration(
     if not starts:
         raise InvalidInput(f"no episode has {horizon} steps; ask for a shorter horizon, or hold out longer episodes")
     chosen = [starts[i] for i in np.unique(np.linspace(0, len(starts) - 1, windows).round().astype(int))]
-    spread = np.concatenate([episode.states for episode in kept]).std(axis=0)
+    changing = np.any([(episode.states != episode.next_states).any(axis=0) for episode in kept], axis=0)
+    if not changing.any():
+        raise InvalidInput("nothing changes in any of the episodes, so there is nothing to predict")
+    spread = np.where(changing, np.concatenate([episode.states for episode in kept]).std(axis=0), 0)
     sides = np.array([side for level in LEVELS for side in ((1 - level) / 2, (1 + level) / 2)])
 
     inside = np.zeros((horizon, len(LEVELS), spread.size))
