@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mpcrl.core.errors import missing
-from mpcrl.core.files import atomic
-from mpcrl.experiments.plots import COLOURS, STYLE
+from mpcrl.experiments.plots import COLOURS, drawing
 from mpcrl.learning.calibration import LEVELS, Calibration
 from mpcrl.learning.ensemble import FitReport
 
@@ -33,7 +30,7 @@ def save_learning_plot(reports: Sequence[FitReport], path: Path) -> None:
         Matplotlib is not installed.
     """
     held = any(report.held_rows for report in reports)
-    with _figure(path, (10.0, 3.8)) as figure:
+    with drawing(path, (10.0, 3.8)) as figure:
         axes = figure.subplots(1, 1 + held, squeeze=False)[0]
         _draw_losses(axes[0], reports, "train_loss", "loss in training")
         if held:
@@ -51,7 +48,7 @@ def save_calibration_plot(found: Calibration, path: Path) -> None:
     """
     steps = np.arange(found.horizon) + 1
     overall = 100 * found.overall
-    with _figure(path, (12.0, 3.9)) as figure:
+    with drawing(path, (12.0, 3.9)) as figure:
         curve, over_time, error = figure.subplots(1, 3)
         levels = 100 * np.array(LEVELS)
         curve.plot([0, 100], [0, 100], color="#999999", linestyle="--", linewidth=1.0)
@@ -96,20 +93,3 @@ def _draw_losses(axes: Any, reports: Sequence[FitReport], name: str, title: str)
     fits = f"{len(reports)} fit{'s' * (len(reports) > 1)}"
     axes.set(title=f"{title[0].upper()}{title[1:]}, {fits}", xlabel="epoch", ylabel=title)
     axes.set_xlim(1, max(len(losses), 2))
-
-
-@contextlib.contextmanager
-def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing("matplotlib", "plots") from error
-
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        with atomic(path) as scratch:
-            figure.savefig(scratch, dpi=120)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
+from mpcrl.tasks.riccati import linearise, riccati
 from mpcrl.tasks.scalars import distance, squared
 
 _COARSE: Mapping[str, Any] = {"planner": "icem", "model": "mujoco-coarse", "controls_per_plan": 2}
@@ -19,14 +20,17 @@ _COARSE: Mapping[str, Any] = {"planner": "icem", "model": "mujoco-coarse", "cont
 
 
 # ---- pendulums ---------------------------------------------------------------------------------------------------
+# Upright is unstable, and their rewards are flat until it is too late. Plans pay squares instead, and at their end what
+# the linear regulator for these squares would go on to pay: a few steps ahead are enough then.
 class InvertedPendulumParams(NamedTuple):
-    """The pole's angle from upright at which an episode of InvertedPendulum-v5 ends, rad, and weights of the planning
-    cost."""
+    """The pole's angle from upright at which an episode of InvertedPendulum-v5 ends, rad, and what plans pay: squares
+    of the state (qpos, qvel) and of the control by these weights, `value` for the last state, `fall` for a fall."""
 
+    weights: np.ndarray
+    value: np.ndarray
+    control_weight: float
     max_angle: float = 0.2
-    angle_weight: float = 20.0
-    rail_weight: float = 2.0
-    rate_weight: float = 0.05
+    fall: float = 100.0
 
 
 def inverted_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: InvertedPendulumParams) -> float:
@@ -35,9 +39,8 @@ def inverted_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: InvertedP
 
 
 def inverted_pendulum_planning_cost(before: Any, u: Any, after: Any, t: int, p: InvertedPendulumParams) -> float:
-    """The cost, which is flat until it is too late, and squares of the pole's angle, the cart's place and all rates."""
-    away = p.angle_weight * after.qpos[1] ** 2 + p.rail_weight * after.qpos[0] ** 2
-    return inverted_pendulum_cost(before, u, after, t, p) + away + p.rate_weight * squared(after.qvel)
+    """Squares of the state and of the control."""
+    return balancing_cost(u, after, p) + (p.fall if inverted_pendulum_terminated(after, p) else 0.0)
 
 
 def inverted_pendulum_terminated(after: Any, p: InvertedPendulumParams) -> bool:
@@ -46,37 +49,83 @@ def inverted_pendulum_terminated(after: Any, p: InvertedPendulumParams) -> bool:
     return not finite or abs(after.qpos[1]) > p.max_angle
 
 
+def balancing_cost(u: Any, after: Any, p: InvertedPendulumParams | DoublePendulumParams) -> float:
+    """Weighted squares of what is away from rest, upright in the rail's middle, and of the control."""
+    total, n = p.control_weight * squared(u), after.qpos.shape[0]
+    for i in range(n):
+        total += p.weights[i] * after.qpos[i] ** 2 + p.weights[n + i] * after.qvel[i] ** 2
+    return total
+
+
+def balancing_value(after: Any, p: InvertedPendulumParams | DoublePendulumParams) -> float:
+    """What the linear regulator would pay from there on: x^T P x, for P of the Riccati equation."""
+    total, n = 0.0, after.qpos.shape[0]
+    for i in range(2 * n):
+        for j in range(2 * n):
+            xi = after.qpos[i] if i < n else after.qvel[i - n]
+            xj = after.qpos[j] if j < n else after.qvel[j - n]
+            total += p.value[i, j] * xi * xj
+    return total
+
+
+def regulator(model: Any, env: Any, weights: np.ndarray, control_weight: float) -> np.ndarray:
+    """P [2 nq, 2 nq] of the Riccati equation around rest at the model's zero, for one control and these squares."""
+    import mujoco
+
+    data = mujoco.MjData(model)
+
+    def step(x: tuple[float, ...], u: tuple[float, ...], p: Any) -> tuple[float, ...]:
+        data.qpos[:], data.qvel[:], data.ctrl[:] = x[: model.nq], x[model.nq :], u
+        data.qacc_warmstart[:] = 0.0
+        mujoco.mj_step(model, data, env.unwrapped.frame_skip)
+        return (*data.qpos, *data.qvel)
+
+    A, B = linearise(step, np.zeros(2 * model.nq), np.zeros(1), None)
+    return riccati(A, B, np.diag(weights), np.array([[control_weight]]))
+
+
 def inverted_pendulum() -> MujocoTask:
     """Keep a pole on a cart upright by a force on the cart in [-3, 3]."""
+
+    def params(model: Any, env: Any) -> InvertedPendulumParams:
+        weights, control_weight = np.array([1.0, 20.0, 0.1, 0.1]), 0.1
+        return InvertedPendulumParams(weights, regulator(model, env, weights, control_weight), control_weight)
+
     return mujoco_task(
         "InvertedPendulum-v5",
         fields=("qpos", "qvel"),
         cost=inverted_pendulum_cost,
         planning_cost=inverted_pendulum_planning_cost,
+        terminal=balancing_value,
         terminated=inverted_pendulum_terminated,
-        params=InvertedPendulumParams(),
+        params=params,
         preset={
             "planner": "icem",
-            "budget": 120,
-            "horizon": 14,
+            "budget": 60,
+            "horizon": 8,
             "iterations": 3,
             "beta": 0.0,
-            "width": 0.05,
+            "width": 0.1,
             "execute": "mean",
         },
     )
 
 
 class DoublePendulumParams(NamedTuple):
-    """The tip's site, its height in m at which an episode of InvertedDoublePendulum-v5 ends, and weights."""
+    """The tip's site, its height in m at which an episode of InvertedDoublePendulum-v5 ends, weights of the reward, and
+    what plans pay as in `InvertedPendulumParams`."""
 
     tip: int
+    weights: np.ndarray
+    value: np.ndarray
+    control_weight: float
     min_height: float = 1.0
     healthy_reward: float = 10.0
     rail_weight: float = 0.01
     upper_height: float = 2.0
     lower_rate_weight: float = 1e-3
     upper_rate_weight: float = 5e-3
+    fall: float = 1000.0
 
 
 def double_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: DoublePendulumParams) -> float:
@@ -87,6 +136,11 @@ def double_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: DoublePendu
     return away + fast - (0.0 if double_pendulum_terminated(after, p) else p.healthy_reward)
 
 
+def double_pendulum_planning_cost(before: Any, u: Any, after: Any, t: int, p: DoublePendulumParams) -> float:
+    """Squares of the state and of the control."""
+    return balancing_cost(u, after, p) + (p.fall if double_pendulum_terminated(after, p) else 0.0)
+
+
 def double_pendulum_terminated(after: Any, p: DoublePendulumParams) -> bool:
     """Whether the tip is too low."""
     return after.site_xpos[p.tip, 2] <= p.min_height
@@ -94,20 +148,27 @@ def double_pendulum_terminated(after: Any, p: DoublePendulumParams) -> bool:
 
 def inverted_double_pendulum() -> MujocoTask:
     """Keep two poles on a cart upright by a force on the cart in [-1, 1]."""
+
+    def params(model: Any, env: Any) -> DoublePendulumParams:
+        weights, control_weight = np.array([1.0, 20.0, 20.0, 0.1, 0.1, 0.1]), 1.0
+        value = regulator(model, env, weights, control_weight)
+        return DoublePendulumParams(model.site("tip").id, weights, value, control_weight)
+
     return mujoco_task(
         "InvertedDoublePendulum-v5",
-        fields=("site_xpos", "qvel"),
+        fields=("site_xpos", "qpos", "qvel"),
         cost=double_pendulum_cost,
+        planning_cost=double_pendulum_planning_cost,
+        terminal=balancing_value,
         terminated=double_pendulum_terminated,
-        params=lambda model, env: DoublePendulumParams(tip=model.site("tip").id),
+        params=params,
         preset={
-            **_COARSE,
-            "controls_per_plan": 1,
-            "budget": 300,
-            "horizon": 8,
-            "iterations": 8,
+            "planner": "icem",
+            "budget": 100,
+            "horizon": 2,
+            "iterations": 5,
             "beta": 0.0,
-            "width": 0.1,
+            "width": 0.3,
             "execute": "mean",
         },
     )
@@ -136,7 +197,17 @@ def reacher() -> MujocoTask:
         fields=("xpos",),
         cost=reacher_cost,
         params=lambda model, env: ReacherParams(model.body("fingertip").id, model.body("target").id),
-        preset={"planner": "icem", "budget": 60, "horizon": 15},
+        preset={
+            **_COARSE,
+            "controls_per_plan": 1,
+            "budget": 150,
+            "horizon": 20,
+            "iterations": 5,
+            "knots": 5,
+            "beta": 0.0,
+            "width": 0.2,
+            "execute": "mean",
+        },
     )
 
 
@@ -149,8 +220,9 @@ class PusherParams(NamedTuple):
     reward_near_weight: float = 0.5
     reward_dist_weight: float = 1.0
     reward_control_weight: float = 0.1
-    behind: float = 0.08
-    behind_weight: float = 0.5
+    behind: float = 0.02
+    behind_weight: float = 2.0
+    goal_weight: float = 10.0
 
 
 def pusher_cost(before: Any, u: Any, after: Any, t: int, p: PusherParams) -> float:
@@ -161,17 +233,18 @@ def pusher_cost(before: Any, u: Any, after: Any, t: int, p: PusherParams) -> flo
 
 
 def pusher_planning_cost(before: Any, u: Any, after: Any, t: int, p: PusherParams) -> float:
-    """The cost, and the tip's distance from where pushing moves the object to the goal: `behind` it, seen from there.
+    """The object's distance from the goal, squared controls, and the tip's distance from where pushing moves the object
+    to the goal: `behind` it, seen from there, and on its height.
 
-    The reward alone draws the tip to the object's near side, from where every push leads away from the goal.
+    The reward alone draws the tip to the object's near side, from where every push leads away from the goal. `behind`
+    is less than the radius: contacts of so light an object are soft, and push the harder the deeper they are.
     """
     tip, thing, goal = after.xpos[p.tip], after.xpos[p.object], after.xpos[p.goal]
     dx, dy = thing[0] - goal[0], thing[1] - goal[1]
     length = math.sqrt(dx * dx + dy * dy) + 1e-6
     x, y = thing[0] + p.behind * dx / length, thing[1] + p.behind * dy / length
-    missed = math.sqrt((tip[0] - x) ** 2 + (tip[1] - y) ** 2)
-    unsolved = min(1.0, length / p.behind)  # at the goal there is nothing left to push
-    return pusher_cost(before, u, after, t, p) + p.behind_weight * unsolved * missed
+    missed = math.sqrt((tip[0] - x) ** 2 + (tip[1] - y) ** 2 + (tip[2] - thing[2]) ** 2)
+    return p.goal_weight * length + p.behind_weight * missed + p.reward_control_weight * squared(u)
 
 
 def pusher() -> MujocoTask:
@@ -182,7 +255,16 @@ def pusher() -> MujocoTask:
         cost=pusher_cost,
         planning_cost=pusher_planning_cost,
         params=lambda model, env: PusherParams(*(model.body(name).id for name in ("tips_arm", "object", "goal"))),
-        preset={"planner": "icem", "budget": 120, "horizon": 25, "iterations": 3, "beta": 2.0},
+        preset={
+            **_COARSE,
+            "budget": 200,
+            "horizon": 24,
+            "iterations": 5,
+            "knots": 6,
+            "beta": 0.0,
+            "width": 0.1,
+            "execute": "mean",
+        },
     )
 
 
@@ -223,6 +305,7 @@ def half_cheetah() -> MujocoTask:
     return mujoco_task(
         "HalfCheetah-v5",
         fields=("qpos",),
+        unseen=("qpos[0]",),
         cost=forward_cost,
         planning_cost=half_cheetah_planning_cost,
         params=lambda model, env: HalfCheetahParams(1.0, 0.1, env.unwrapped.dt),
@@ -249,6 +332,7 @@ def swimmer() -> MujocoTask:
     return mujoco_task(
         "Swimmer-v5",
         fields=("qpos",),
+        unseen=("qpos[0]",),
         cost=forward_cost,
         planning_cost=swimmer_planning_cost,
         params=lambda model, env: SwimmerParams(1.0, 1e-4, env.unwrapped.dt),
@@ -317,6 +401,7 @@ def hopper() -> MujocoTask:
     return mujoco_task(
         "Hopper-v5",
         fields=("qpos", "qvel"),
+        unseen=("qpos[0]",),
         cost=legged_cost,
         planning_cost=legged_planning_cost,
         terminated=legged_terminated,
@@ -332,6 +417,7 @@ def walker2d() -> MujocoTask:
     return mujoco_task(
         "Walker2d-v5",
         fields=("qpos", "qvel"),
+        unseen=("qpos[0]",),
         cost=legged_cost,
         planning_cost=legged_planning_cost,
         terminated=legged_terminated,
@@ -397,6 +483,7 @@ def ant() -> MujocoTask:
     return mujoco_task(
         "Ant-v5",
         fields=("qpos", "qvel", "xpos", "cfrc_ext"),
+        unseen=("qpos[0]", "qpos[1]"),
         cost=ant_cost,
         planning_cost=ant_planning_cost,
         planning_fields=("qpos", "qvel", "xpos", "xmat"),
@@ -474,6 +561,7 @@ def humanoid() -> MujocoTask:
     return mujoco_task(
         "Humanoid-v5",
         fields=("qpos", "xipos", "xmat", "cfrc_ext"),
+        unseen=("qpos[0]", "qpos[1]"),
         cost=humanoid_cost,
         planning_cost=humanoid_planning_cost,
         planning_fields=("qpos", "xipos", "xmat"),
@@ -510,6 +598,7 @@ def humanoid_standup() -> MujocoTask:
     return mujoco_task(
         "HumanoidStandup-v5",
         fields=("qpos", "cfrc_ext"),
+        unseen=("qpos[0]", "qpos[1]"),
         cost=standup_cost,
         planning_cost=standup_planning_cost,
         planning_fields=("qpos",),
