@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpcrl.core.errors import DamagedExport, InvalidInput
+from mpcrl.core.errors import DamagedExport, InvalidInput, MissingDependency
 from mpcrl.learning.draws import Stream, uniforms
 from mpcrl.learning.replay import Replay
 
@@ -215,3 +216,55 @@ def test_a_damaged_file_is_refused(tmp_path):
         Replay.load(tmp_path / "replay")
     with pytest.raises(DamagedExport, match="no folder"):
         Replay.load(tmp_path / "nothing")
+
+
+# ---- Minari ------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    pytest.importorskip("minari")
+    pytest.importorskip("h5py")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("datasets")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_minari_gives_back_what_it_got():
+    from mpcrl.learning.minari import from_minari, to_minari
+
+    replay = buffer()
+    rng = np.random.default_rng(0)
+    for steps, terminated in ((7, True), (4, False), (1, True)):
+        states, controls = rng.normal(size=(steps + 1, NX)), rng.normal(size=(steps, NU))
+        replay.add_episode(states, controls, rng.normal(size=steps), terminated=terminated)
+    found = to_minari(replay, "toy/walks-v0", description="Of a test.")
+    assert found.total_episodes == 3 and found.total_steps == 12
+    assert (found[1].rewards == -replay.transitions().costs[7:11]).all()
+    for source in (found, "toy/walks-v0"):
+        again = from_minari(source, members=4, seed=7)
+        assert equal(again.transitions(), replay.transitions()) and again.capacity == 12
+    assert len(from_minari(found, members=1, capacity=5)) == 5
+    with pytest.raises(InvalidInput, match="cannot write the data set"):
+        to_minari(replay, "toy/walks-v0")
+    with pytest.raises(InvalidInput, match="no data set 'toy/nothing-v0'"):
+        from_minari("toy/nothing-v0", members=4)
+
+
+@pytest.mark.usefixtures("datasets")
+def test_minari_is_not_given_what_it_cannot_hold():
+    from mpcrl.learning.minari import to_minari
+
+    replay = buffer()
+    with pytest.raises(InvalidInput, match="empty"):
+        to_minari(replay, "toy/walks-v0")
+    for _ in range(2):
+        replay.add([0, 0, 0], [0, 0], [1, 1, 1], 0.0)
+    with pytest.raises(InvalidInput, match="episode 0 is torn"):
+        to_minari(replay, "toy/walks-v0")
+
+
+def test_without_minari_the_extra_is_named(monkeypatch):
+    from mpcrl.learning.minari import from_minari
+
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(MissingDependency, match=r"minari is not installed; .*mpcrl\[data\]"):
+        from_minari("toy/walks-v0", members=1)
