@@ -1,7 +1,9 @@
-"""What happens to a tile of particles between two passes through an ensemble's networks.
+"""Whole rollouts through an ensemble of networks.
 
-A tile is a few groups of neighbouring candidates, one per lane. Its particles have states x [nx, lanes]; what networks
-read and write is laid out as `kernels.network` says.
+The work is cut into tiles: up to LANES neighbouring candidates, one per lane, with one of their particles or with all.
+A tile goes through all steps and all layers on one thread, so that what it computes on stays in that core's caches.
+States x are [nx, lanes]; what networks read and write is laid out as `kernels.network` says. The network and the task's
+functions are hooks: this kernel is the same for all of them.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numba import prange, types
 
 from mpcrl.core import vecmath
 from mpcrl.core.compile import kernel
+from mpcrl.core.hooks import DOUBLES, FLOATS, call_at
 from mpcrl.core.intrinsics import select
 from mpcrl.core.random import LANES, normal_lanes
 from mpcrl.kernels.network import TARGET
@@ -61,10 +65,68 @@ class Numbers(NamedTuple):
     scale: np.ndarray
 
 
+class Hooks(NamedTuple):
+    """Addresses of functions.
+
+    Attributes
+    ----------
+    forward : int
+        See `network.layers_source`.
+    stage, after, last : int
+        Of the task's, for one particle of a tile: before a step, after it, and after all; see `HOOK`. They add to
+        `total` what is paid and set `alive` to 0 where the episode ends, each [lanes].
+    """
+
+    forward: int
+    stage: int
+    after: int
+    last: int
+
+
+HOOK = (FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, DOUBLES, DOUBLES, types.int64, types.int64, types.int64)
+"""hook(x, old, controls, total, alive, scratch, params, lanes, offset, t) -> 1: states [nx, lanes] and those before the
+step; controls [nu, LANES], of which lane `offset` belongs to the first state; `scratch` [3, max(nx, nu)] to work in."""
+
+
+class Rules(NamedTuple):
+    """How particles go, and what they pay.
+
+    Attributes
+    ----------
+    lanes, size : int
+        Candidates in a tile; particles in it, 1 or all.
+    noise, together : int
+        See the constants above.
+    paired : bool
+        Whether networks read pairs of bfloat16.
+    outputs, cost, end : int
+        Number of outputs of the networks; of them the learned cost and the logit of the end, -1 where not learned.
+    teams : int
+        Members that are compared, member e having particles p % teams = e; 0: they are not.
+    price, limit, excess : float32
+        Cost per unit of disagreement; disagreement beyond which a candidate ends; what it pays for each step then.
+    seed : uint64
+    """
+
+    lanes: int
+    size: int
+    noise: int
+    together: int
+    paired: bool
+    outputs: int
+    cost: int
+    end: int
+    teams: int
+    price: np.float32
+    limit: np.float32
+    excess: np.float32
+    seed: np.uint64
+
+
 @kernel
-def look(x, controls, block, h, offset, net, v, rows, groups):
-    """Inputs v of the states x under the controls of step h."""
-    plain, angles, nu = net.plain.size, net.angles.size, controls.shape[2]
+def look(x, controls, offset, net, v, rows, groups):
+    """Inputs v of the states x under controls [nu, LANES]."""
+    plain, angles, nu = net.plain.size, net.angles.size, controls.shape[0]
     for g in range(groups):
         first, at = g * _WIDTH, g * rows * _WIDTH
         for k in range(plain):
@@ -81,19 +143,19 @@ def look(x, controls, block, h, offset, net, v, rows, groups):
         for i in range(nu):
             center = net.center[k + i]
             for j in range(_WIDTH):
-                v[at + (k + i) * _WIDTH + j] = controls[block, h, i, offset + first + j] - center
+                v[at + (k + i) * _WIDTH + j] = controls[i, offset + first + j] - center
 
 
 @kernel
 def pair(v, words):
     """Inputs [rows][_WIDTH] as pairs of bfloat16."""
-    bits = v.view(np.uint32)
+    bits, pairs = v.view(np.uint32), words.view(np.uint32)
     for k in range(words.size // _WIDTH):
         for j in range(_WIDTH):
             low, high = bits[2 * k * _WIDTH + j], bits[(2 * k + 1) * _WIDTH + j]
             low = (low + np.uint32(0x7FFF) + ((low >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
             high = (high + np.uint32(0x7FFF) + ((high >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-            words[k * _WIDTH + j] = np.int32(low | high)
+            pairs[k * _WIDTH + j] = low | high
 
 
 @kernel
@@ -123,7 +185,8 @@ def judge(y, rows, row, groups, value):
 def draw(normals, kind, first, seed, t, number, h, stream):
     """Normals [nx rounded up to 4, LANES] of step h; `number` tells particles apart."""
     if kind == FIXED:
-        normal_lanes(normals, 0, seed, 0, number * 65536 + h, stream)
+        zero = np.int64(0)
+        normal_lanes(normals, zero, seed, zero, number * 65536 + h, stream)
         for i in range(normals.shape[0]):
             for l in range(1, LANES):
                 normals[i, l] = normals[i, 0]
@@ -229,3 +292,136 @@ def record(states, particle, first, h, x, used):
     for l in range(used):
         for i in range(x.shape[0]):
             states[particle, first + l, h, i] = x[i, l]
+
+
+@kernel
+def _roll(tile, leader, rules, net, hooks, controls, count, x0, t0, params, members, draws, out, states, means, stds):
+    """One tile with the particles from `leader` on; see `roll`."""
+    first, size, nx, horizon = tile * rules.lanes, rules.size, x0.size, controls.shape[1]
+    block, offset = first // LANES, first % LANES
+    used = min(rules.lanes, count - first)
+    groups = (used + _WIDTH - 1) // _WIDTH
+    lanes, layers = groups * _WIDTH, net.table.shape[0]
+    seen, rows = net.table[0, 2] * (2 if rules.paired else 1), net.table[layers - 1, 4] * TARGET.rows
+    tallest = 0
+    for i in range(layers):
+        tallest = max(tallest, net.table[i, 4] * TARGET.rows * lanes)
+    v, y = np.zeros(seen * lanes, np.float32), np.empty(rows * lanes, np.float32)
+    a, b = np.empty(tallest, np.float32), np.empty(tallest, np.float32)
+    words = np.empty(net.table[0, 2] * lanes if rules.paired else 0, np.float32)
+    x, old = np.empty((size, nx, lanes), np.float32), np.empty((nx, lanes), np.float32)
+    mean, std = np.empty((size, nx, lanes), np.float32), np.zeros((size, nx, lanes), np.float32)
+    total, alive = np.zeros((size, lanes), np.float32), np.ones((size, lanes), np.float32)
+    value, logit = np.empty(lanes, np.float32), np.zeros((size, lanes), np.float32)
+    spread = np.zeros(lanes, np.float32)
+    sums, counts = np.empty((rules.teams, lanes), np.float32), np.empty((rules.teams, lanes), np.float32)
+    scratch = np.zeros((3, max(nx, controls.shape[2])))
+    redraw, noisy = rules.together == MOMENTS, rules.noise != NONE and net.least.size > 0
+    normals = np.zeros((size if redraw else 1, (nx + 3) // 4 * 4, LANES), np.float32)
+    whole = np.int64(1)
+    for q in range(size):
+        for i in range(nx):
+            for l in range(lanes):
+                x[q, i, l] = x0[i]
+    for h in range(horizon):
+        now = controls[block, h]
+        for q in range(size):
+            if states.shape[0] > 0:
+                record(states, leader + q, first, h, x[q], used)
+            whole &= call_at(hooks.stage, (x[q], old, now, total[q], alive[q], scratch, params, lanes, offset, t0 + h))
+            look(x[q], now, offset, net, v, seen, groups)
+            if rules.paired:
+                pair(v, words)
+            e = members[leader + q, h]
+            read = words if rules.paired else v
+            call_at(hooks.forward, (net.weights[e], net.biases[e], net.table, layers, read, a, b, y, groups))
+            expect(x[q], y, rows, rules.outputs, net, mean[q], std[q], groups)
+            if rules.cost >= 0:
+                judge(y, rows, rules.cost, groups, value)
+                pay(total[q], alive[q], value, lanes)
+            if rules.end >= 0:
+                judge(y, rows, rules.end, groups, logit[q])
+            if means.shape[0] > 0:
+                record(means, leader + q, first, h, mean[q], used)
+                record(stds, leader + q, first, h, std[q], used)
+        if rules.teams > 0:
+            spread_of(mean, alive, net.scale, rules.teams, sums, counts, spread, lanes)
+            for q in range(size):
+                for l in range(lanes):
+                    if alive[q, l] > _f4(0) and spread[l] > rules.limit:
+                        total[q, l] += rules.excess * _f4(horizon - h)
+                        alive[q, l] = _f4(0)
+                    elif alive[q, l] > _f4(0):
+                        total[q, l] += rules.price * spread[l]
+        if redraw:
+            for q in range(size):
+                draw(
+                    normals[q],
+                    rules.noise,
+                    block * LANES,
+                    rules.seed,
+                    t0,
+                    draws[leader + q],
+                    h,
+                    np.int64(MOMENTS_STREAM),
+                )
+        if rules.together != APART:
+            gather_moments(mean, std, alive, normals, offset, noisy, redraw, lanes)
+        scattered = noisy and rules.together == APART
+        for q in range(size):
+            if scattered:
+                draw(
+                    normals[0], rules.noise, block * LANES, rules.seed, t0, draws[leader + q], h, np.int64(NOISE_STREAM)
+                )
+            move(x[q], old, alive[q], mean[q], std[q], normals[0], offset, scattered, lanes)
+            whole &= call_at(hooks.after, (x[q], old, now, total[q], alive[q], scratch, params, lanes, offset, t0 + h))
+            if rules.end >= 0:
+                end(alive[q], logit[q], lanes)
+    for q in range(size):
+        if states.shape[0] > 0:
+            record(states, leader + q, first, horizon, x[q], used)
+        whole &= call_at(
+            hooks.last,
+            (x[q], old, controls[block, 0], total[q], alive[q], scratch, params, lanes, offset, t0 + horizon),
+        )
+    for q in range(size):
+        for l in range(used):
+            for i in range(nx):
+                total[q, l] += x[q, i, l] - x[q, i, l]
+            if whole == 1 and np.isfinite(total[q, l]):
+                out[leader + q, first + l] = total[q, l]
+
+
+@kernel(parallel=True)
+def roll(rules, net, hooks, controls, count, x0, t0, params, members, draws, out, states, means, stds):
+    """Costs of all particles of all candidates.
+
+    Parameters
+    ----------
+    rules : Rules
+    net : Numbers
+    hooks : Hooks
+    controls : ndarray [B, H, nu, LANES] float32
+    count : int
+        N, candidates in it.
+    x0 : ndarray [nx] float32
+    t0 : int
+        Control steps since the reset.
+    params : ndarray [size] float64
+        For the hooks.
+    members : ndarray [P, H] int64
+        Which member moves a particle at a step.
+    draws : ndarray [P] int64
+        Particles of equal numbers have equal noise.
+    out : ndarray [P, N] float64
+        Out: costs. What failed is not written.
+    states : ndarray [P, N, H+1, nx] float64 or [0, 0, 0, 0]
+    means, stds : ndarray [P, N, H, nx] float64 or [0, 0, 0, 0]
+        Out: states, and what was predicted of the next ones.
+    """
+    tiles = (count + rules.lanes - 1) // rules.lanes
+    for item in prange(tiles * (members.shape[0] // rules.size)):
+        _roll(
+            np.int64(item % tiles), np.int64(item // tiles) * rules.size, rules, net, hooks, controls, count, x0, t0,
+            params, members, draws, out, states, means, stds,
+        )  # fmt: skip

@@ -36,6 +36,8 @@ from numba import types
 from numba.core import cgutils, codegen, config
 from numba.extending import intrinsic
 
+from mpcrl.core.hooks import FLOATS, INTEGERS
+
 _F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _LOG2E = math.log2(math.e)
 
@@ -259,23 +261,22 @@ def _load(b: Any, pointer: Any, kind: Any) -> Any:
 
 
 def _block(activation: str, reads_pairs: bool = False, writes_pairs: bool = False) -> Any:
-    """The intrinsic block(w, w0, b, b0, h, h0, out, o0, count): of flat arrays, from these elements on."""
+    """The intrinsic block(w, w0, c, c0, h, h0, out, out0, count): pointers, and elements (of 4 bytes) behind them."""
     kind = Block(TARGET, activation, reads_pairs, writes_pairs)
-    word = _I32 if reads_pairs else _F32
+    word, to = (_I32 if pairs else _F32 for pairs in (reads_pairs, writes_pairs))
 
     @intrinsic
-    def block(typing, w, w0, b, b0, h, h0, out, o0, count):
+    def block(typing, w, w0, c, c0, h, h0, out, out0, count):
         def generate(context, builder, signature, arguments):
-            def pointer(i, kind):
-                data = cgutils.create_struct_proxy(signature.args[i])(context, builder, value=arguments[i]).data
-                return builder.bitcast(builder.gep(data, [arguments[i + 1]]), kind.as_pointer())
-
-            to = _I32 if writes_pairs else _F32
-            kind.emit(builder, pointer(0, word), pointer(4, word), pointer(2, _F32), pointer(6, to), arguments[8])
+            weights, biases, inputs, outputs = (
+                builder.gep(builder.bitcast(arguments[i], element.as_pointer()), [arguments[i + 1]])
+                for i, element in ((0, word), (2, _F32), (4, word), (6, to))
+            )
+            kind.emit(builder, weights, inputs, biases, outputs, arguments[8])
             return context.get_dummy_value()
 
         i = types.int64
-        return types.void(w, i, b, i, h, i, out, i, i), generate
+        return types.void(w, i, c, i, h, i, out, i, i), generate
 
     return block
 
@@ -303,13 +304,13 @@ def panels(width: int) -> int:
 
 
 def packed(weights: np.ndarray, biases: np.ndarray, paired: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [E, in, out] and biases [E, out] of a layer as blocks read them: [E, size] float32 or int32, float32."""
+    """Weights [E, in, out] and biases [E, out] of a layer as blocks read them, [E, size] float32, or bits of pairs."""
     members, rows, width = weights.shape
     full = np.zeros((members, rows + (rows % 2 if paired else 0), panels(width) * TARGET.rows), np.float32)
     full[:, :rows, :width] = weights
     bias = np.zeros((members, full.shape[2]), np.float32)
     bias[:, :width] = biases
-    words = bf16_pairs(full) if paired else full
+    words = bf16_pairs(full).view(np.float32) if paired else full
     by_panel = words.reshape(members, words.shape[1], -1, TARGET.rows).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(by_panel.reshape(members, -1)), bias
 
@@ -322,18 +323,18 @@ def bf16_pairs(numbers: np.ndarray) -> np.ndarray:
 
 
 def layers_source(activation: str, paired: bool) -> str:
-    """Source of `forward`, all layers of a network on the groups of a tile, for any widths and depth.
+    """Source of the hook `forward`: all layers of a network on the groups of a tile, for any widths and depth.
 
-    forward(w, c, table, v, a, b, y, groups): weights and biases of one member; per layer the row of `table` has the
-    first weight, the first bias, the rows of the group that is read, the features (or pairs) in it, and the panels.
-    Inputs v go through a and b by turns to the outputs y.
+    forward(w, c, table, layers, v, a, b, y, groups) with pointers to weights and biases of one member, `layer_table`,
+    inputs v and outputs y; a and b hold the activations between, by turns.
     """
     names = [f"{name}_{'pairs' if paired else 'block'}" for name in (activation, "none")]
     rows = (TARGET.rows // 2 if paired else TARGET.rows, TARGET.rows)
     layers = "".join(
         f"""
 @kernel
-def {name}(w, w0, c, c0, h, h_rows, out, count, panels, groups):
+def {name}(w, c, table, i, h, out, groups):
+    w0, c0, h_rows, count, panels = table[5 * i], table[5 * i + 1], table[5 * i + 2], table[5 * i + 3], table[5 * i + 4]
     for panel in range(panels):  # its weights stay in the first cache for all groups
         for group in range(groups):
             {block}(
@@ -349,18 +350,23 @@ from mpcrl.kernels.network import {", ".join(names)}
 
 {layers}
 @kernel
-def forward(w, c, table, v, a, b, y, groups):
-    last = table.shape[0] - 1
-    hidden(w, table[0, 0], c, table[0, 1], v, table[0, 2], a, table[0, 3], table[0, 4], groups)
-    for i in range(1, last):
-        hidden(w, table[i, 0], c, table[i, 1], a, table[i, 2], b, table[i, 3], table[i, 4], groups)
+def forward(w, c, table, layers, v, a, b, y, groups):
+    hidden(w, c, table, 0, v, a, groups)
+    for i in range(1, layers - 1):
+        hidden(w, c, table, i, a, b, groups)
         a, b = b, a
-    head(w, table[last, 0], c, table[last, 1], a, table[last, 2], y, table[last, 3], table[last, 4], groups)
+    head(w, c, table, layers - 1, a, y, groups)
+    return 1
 """
 
 
+FORWARD = (FLOATS, FLOATS, INTEGERS, types.int64, FLOATS, FLOATS, FLOATS, FLOATS, types.int64)
+"""Types of its arguments; pairs count as floats of 4 bytes."""
+
+
 def layer_table(sizes: Sequence[int], paired: bool) -> np.ndarray:
-    """The `table` of `layers_source` for a network with these numbers of inputs, hidden features and outputs."""
+    """Of a network with these numbers of inputs, hidden features and outputs, per layer [layers, 5]: its first weight
+    and bias, the rows of the group that it reads, the features (or pairs) in it, and its panels."""
     table, words = [], 2 if paired else 1
     weights = biases = 0
     rows = -(-sizes[0] // words)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,12 @@ from mpcrl.core.candidates import Candidates
 from mpcrl.core.checks import finite_vector, positive_integer
 from mpcrl.core.compile import load_module
 from mpcrl.core.errors import DamagedExport, InvalidInput
+from mpcrl.core.hooks import address_of
 from mpcrl.core.random import LANES
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels import ensemble
-from mpcrl.kernels.ensemble import Numbers
-from mpcrl.kernels.network import TARGET, folded, layer_table, layers_source, packed
+from mpcrl.kernels.ensemble import HOOK, Hooks, Numbers, Rules
+from mpcrl.kernels.network import FORWARD, TARGET, folded, layer_table, layers_source, packed
 from mpcrl.models import scalar
 from mpcrl.models.analytic import check_by_calling
 from mpcrl.models.network import Network
@@ -148,14 +150,12 @@ class Ensemble:
         self.penalty, self.limit, self.limit_cost = float(penalty), limit, float(limit_cost)
         self.precision = _available(precision)
         self._check(network)
-        cost = _in_lanes(task, network) if isinstance(task, AnalyticTask) else _of_records(task, network)
         paired = self.precision == "bf16"
-        self._coerce = cost.coerce
-        self._module: Any = load_module(_source(network, cost, paired), "ensemble")
+        cost = _in_lanes(task, network) if isinstance(task, AnalyticTask) else _of_records(task, network)
         layers: Any = load_module(layers_source(network.activation, paired), "layers")
-        self._module.forward = layers.forward
-        for name, function in cost.functions.items():
-            setattr(self._module, name, scalar.compiled(function))
+        self._coerce = cost.coerce
+        self._record_type: Any = getattr(cost.module, "Record", None)
+        self._hooks = cost.hooks(address_of(layers.forward, *FORWARD))
         self.network = network
         self._numbers = _numbers(network, paired)
 
@@ -276,7 +276,7 @@ class Ensemble:
 
     def _record(self, state: np.ndarray) -> Any:
         fields = self.network.features.fields
-        return self._module.Record(*(state[f.start : f.stop].reshape(f.shape) for f in fields))
+        return self._record_type(*(state[f.start : f.stop].reshape(f.shape) for f in fields))
 
     def _check(self, network: Network) -> None:
         """Refuse a network that does not fit the task or the propagation."""
@@ -365,34 +365,40 @@ class Ensemble:
         horizon, teams = controls.shape[1], len(network.elites)
         together = {"moments": ensemble.MOMENTS, "mean": ensemble.MEAN}.get(str(plan.propagation), ensemble.APART)
         draws = np.arange(plan.particles) // (teams if plan.measured else 1)
-        noise = ensemble.NONE if plan.propagation == "mean" else _NOISE[self.noise]
-        lanes_of_tile = LANES if plan.together == 1 else max(_TOGETHER_LANES, TARGET.width)
+        nx = self.nx
+        rules = Rules(
+            lanes=LANES if plan.together == 1 else max(_TOGETHER_LANES, TARGET.width),
+            size=plan.together,
+            noise=ensemble.NONE if plan.propagation == "mean" else _NOISE[self.noise],
+            together=together,
+            paired=self.precision == "bf16",
+            outputs=network.nout,
+            cost=nx if network.learned_cost else -1,
+            end=network.nout - 1 if network.learned_end else -1,
+            teams=teams if self._measures and plan.measured else 0,
+            price=np.float32(self.penalty),
+            limit=np.float32(np.inf if self.limit is None else self.limit),
+            excess=np.float32(self.limit_cost),
+            seed=np.uint64(self.seed),
+        )
         # what the kernel does not reach must not look cheap
         out = np.full((plan.particles, candidates.count), np.inf)
         values = self._coerce(params)
         work = 2.0 * numbers.weights.shape[1] * candidates.count * plan.particles * horizon / _FLOP_PER_SECOND
         with threads.for_work(work).kernels():
-            self._module.costs(
-                lanes_of_tile,
-                plan.together,
+            ensemble.roll(
+                rules,
+                numbers,
+                self._hooks,
                 controls,
                 candidates.count,
                 start,
                 int(t),
+                values,
                 self._members(plan, horizon, t),
                 draws,
-                noise,
-                together,
-                teams if self._measures and plan.measured else 0,
-                np.float32(self.penalty),
-                np.float32(np.inf if self.limit is None else self.limit),
-                np.float32(self.limit_cost),
-                np.uint64(self.seed),
-                numbers,
-                network.nout,
                 out,
                 *(trace or _NO_TRACE),
-                *values,
             )
         return out
 
@@ -462,47 +468,73 @@ def _numbers(network: Network, paired: bool) -> Numbers:
     features = network.features
     changes = np.ones(features.nx)
     changes[list(features.absolute)] = 0
-    seen, changes, least, most, units = (
-        np.ascontiguousarray(v, np.float32)
-        for v in (network.input_mean, changes, least, most, network.target_scale[: features.nx])
-    )
+
+    def real(vector: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(vector, np.float32)
+
     return Numbers(
         weights=np.concatenate([w for w, _ in layers], axis=1),
         biases=np.concatenate([b for _, b in layers], axis=1),
         table=layer_table([features.size, *(w.shape[2] for w in network.weights)], paired),
         plain=np.array(features.plain, np.int64),
         angles=np.array(features.angles, np.int64),
-        center=seen,
-        changes=changes,
-        least=least,
-        most=most,
-        scale=units,
+        center=real(network.input_mean),
+        changes=real(changes),
+        least=real(least),
+        most=real(most),
+        scale=real(network.target_scale[: features.nx]),
     )
 
 
 # ---- source ------------------------------------------------------------------------------------------------------
 class _Cost(NamedTuple):
-    """What a task's functions are in the kernel's text.
+    """A task's functions as hooks of the kernel.
 
     Attributes
     ----------
-    text : str
-        Defines `stage` (before a step), `after` (it) and `last` (after all), for one particle of a tile.
-    arguments : str
-        The params' names at the end of the kernels' arguments.
-    functions : dict
-        Scalar functions that the module gets as globals.
+    module : module
+        Defines `stage`, `after` and `last`; see `kernels.ensemble.Hooks`.
     coerce : callable
-        From params to the values of these arguments.
+        From params to the vector that the hooks read them from.
     """
 
-    text: str
-    arguments: str
-    functions: Mapping[str, Callable[..., Any]]
-    coerce: Callable[[Any], tuple[Any, ...]]
+    module: Any
+    coerce: Callable[[Any], np.ndarray]
+
+    def hooks(self, forward: int) -> Hooks:
+        """Their addresses; this compiles or loads them."""
+        return Hooks(forward, *(address_of(getattr(self.module, name), *HOOK) for name in ("stage", "after", "last")))
 
 
-_HOOK = "(x, old, controls, block, h, offset, t, total, alive, lanes, scratch"
+def _hook(name: str, nx: int, nu: int, begin: str, body: str) -> str:
+    """Source of a hook: arrays of the pointers that it is given, then the statements."""
+    return f"""
+@kernel
+def {name}(x_at, old_at, controls_at, total_at, alive_at, scratch_at, p_at, lanes, offset, t):
+    x, old = carray(x_at, ({nx}, lanes)), carray(old_at, ({nx}, lanes))
+    controls, total, alive = carray(controls_at, ({nu}, {LANES})), carray(total_at, lanes), carray(alive_at, lanes)
+    scratch = carray(scratch_at, (3, {max(nx, nu)}))
+{textwrap.indent(begin, "    ")}
+{textwrap.indent(body, "    ")}
+    return 1
+
+"""
+
+
+def _unpacked(fields: Sequence[lanes.Field], prefix: str, kinds: Sequence[str]) -> str:
+    """Statements that read the fields of params from the vector of all their numbers; `kinds` convert a number."""
+    lines, at = [], 0
+    for field, kind in zip(fields, kinds, strict=True):
+        size = 1 if field.shape is None else int(np.prod(field.shape))
+        array = f"carray(p_at, {at + size})[{at}:].reshape({field.shape})"
+        lines.append(f"{prefix}{field.name} = " + (kind.format(f"p_at[{at}]") if field.shape is None else array))
+        at += size
+    return "\n".join(lines)
+
+
+def _vector(values: Sequence[Any]) -> np.ndarray:
+    """All numbers of params; at least one, for there is no pointer to none."""
+    return np.concatenate([np.zeros(0), *(np.ravel(value) for value in values), np.zeros(1)]).astype(np.float64)
 
 
 def _in_lanes(task: AnalyticTask, network: Network) -> _Cost:
@@ -511,41 +543,50 @@ def _in_lanes(task: AnalyticTask, network: Network) -> _Cost:
     fields = lanes.fields_of(task.params)
     program = lanes.LaneProgram(np.dtype(np.float32), fields)
     x = "(" + "".join(f"x[{i}, l], " for i in range(task.nx)) + ")"
-    u = "(" + "".join(f"controls[block, h, {j}, offset + l], " for j in range(task.nu)) + ")"
-    stage = after = last = "pass"
+    u = "(" + "".join(f"controls[{j}, offset + l], " for j in range(task.nu)) + ")"
+    stage = after = last = ""
+    # values go to the stack first, which LLVM knows that nothing else lies on
+    paid = """for l in range(lanes):
+    value[l] = lane_float({})
+for l in range(lanes):
+    total[l] += lane_select(alive[l] > lane_float(0), value[l], lane_float(0))"""
     if not network.learned_cost:
-        value = program.call(program.add(task.cost, ("float", "float", "index", "params")), x, u, "np.int32(t)")
-        value = f"sum_of_terms({value})" if terms else value
-        stage = f"total[l] += lane_select(alive[l] > lane_float(0), lane_float({value}), lane_float(0))"
+        cost = program.call(program.add(task.cost, ("float", "float", "index", "params")), x, u, "np.int32(t)")
+        stage = paid.format(f"sum_of_terms({cost})" if terms else cost)
     if task.terminated and not network.learned_end:
         ended = program.call(program.add(task.terminated, ("float", "params")), x)
-        after = f"alive[l] = lane_select({ended}, lane_float(0), alive[l])"
+        after = f"""for l in range(lanes):
+    value[l] = lane_select({ended}, lane_float(0), lane_float(1))
+for l in range(lanes):
+    alive[l] *= value[l]"""
     if task.terminal:
-        value = program.call(program.add(task.terminal, ("float", "params")), x)
-        last = f"total[l] += lane_select(alive[l] > lane_float(0), lane_float({value}), lane_float(0))"
-    hooks = "".join(
-        f"""
-@kernel
-def {name}{_HOOK}{program.arguments}):
-    for l in range(lanes):
-        {statement}
-
-"""
-        for name, statement in (("stage", stage), ("after", after), ("last", last))
-    )
+        last = paid.format(program.call(program.add(task.terminal, ("float", "params")), x))
     summed = f"""
 @inlined
 def sum_of_terms(c):
     return {" + ".join(f"c[{i}]" for i in range(terms)) or "c"}
 
 """
-    text = program.text() + (summed if terms else "") + hooks
-    return _Cost(text, program.arguments, {}, lambda params: lanes.coerce(params, fields, np.dtype(np.float32)))
+    begin = (
+        _unpacked(fields, "lane_p_", ["lane_float({})"] * len(fields)) + f"\nvalue = carray(stack({LANES}), ({LANES},))"
+    )
+    hooks = "".join(
+        _hook(name, task.nx, task.nu, begin if body else "", body)
+        for name, body in (("stage", stage), ("after", after), ("last", last))
+    )
+    text = f"""{program.text()}
+from numba import carray
+from mpcrl.core.intrinsics import stack_float32 as stack
+
+{summed if terms else ""}{hooks}"""
+    dtype = np.dtype(np.float64)
+    return _Cost(load_module(text, "ensemble_cost"), lambda params: _vector(lanes.coerce(params, fields, dtype)))
 
 
 def _of_records(task: MujocoTask, network: Network) -> _Cost:
     """The task's functions in float64 for one candidate after the other, on records that are views of its states."""
-    params = scalar.ScalarParams(task.params)
+    params, features = scalar.ScalarParams(task.params), network.features
+    nx, nu = features.nx, features.nu
     functions: dict[str, Callable[..., Any]] = {}
     if not network.learned_cost:
         functions["cost"] = task.planning_cost or task.cost
@@ -555,166 +596,40 @@ def _of_records(task: MujocoTask, network: Network) -> _Cost:
         functions["terminal"] = task.terminal
 
     def view(row: int) -> str:
-        parts = [f"scratch[{row}, {f.start}:{f.stop}].reshape({f.shape})" for f in network.features.fields]
+        parts = [f"scratch[{row}, {f.start}:{f.stop}].reshape({f.shape})" for f in features.fields]
         return f"Record({', '.join(parts)})"
 
-    nx, nu = network.features.nx, network.features.nu
-    arguments = "".join(f", p_{name}" for name in params.names)
-    copied = f"""
-            for i in range({nx}):
-                scratch[0, i], scratch[1, i] = old[i, l], x[i, l]
-            for i in range({nu}):
-                scratch[2, i] = controls[block, h, i, offset + l]"""
-    cost = "total[l] += cost(before, u, after, t, p)" if "cost" in functions else "pass"
-    ended = "terminated(after, p)" if "terminated" in functions else "False"
-    terminal = "total[l] += terminal(after, p)" if "terminal" in functions else "pass"
+    numbers = ["int({})" if integer else "{}" for integer in params.integers]
+    begin = f"""{_unpacked(params.fields, "p_", numbers)}
+p = Params({", ".join(f"p_{name}" for name in params.names)})
+before, after, u = {view(0)}, {view(1)}, scratch[2, :{nu}]"""
+    copied = f"""for l in range(lanes):
+    if alive[l] > 0:
+        for i in range({nx}):
+            scratch[0, i], scratch[1, i] = old[i, l], x[i, l]
+        for i in range({nu}):
+            scratch[2, i] = controls[i, offset + l]"""
+    after = [copied]
+    if "cost" in functions:
+        after.append("        total[l] += cost(before, u, after, t, p)")
+    if "terminated" in functions:
+        after.append("        if terminated(after, p):\n            alive[l] = 0")
+    last = [copied, "        total[l] += terminal(after, p)"] if "terminal" in functions else []
+    hooks = "".join(
+        _hook(name, nx, nu, begin if body else "", "\n".join(body))
+        for name, body in (("stage", []), ("after", after if len(after) > 1 else []), ("last", last))
+    )
     text = f"""# {scalar.fingerprint(*functions.values())}
 from collections import namedtuple
 import numpy as np
+from numba import carray
 from mpcrl.core.compile import kernel
 
-Record = namedtuple("Record", {[f.name for f in network.features.fields]})
+Record = namedtuple("Record", {[f.name for f in features.fields]})
 Params = namedtuple("Params", {list(params.names)})
 
-
-@kernel
-def stage{_HOOK}{arguments}):
-    pass
-
-
-@kernel
-def after{_HOOK}{arguments}):
-    p = Params({arguments[2:]})
-    before, after, u = {view(0)}, {view(1)}, scratch[2, :{nu}]
-    for l in range(lanes):
-        if alive[l] > 0:{copied}
-            {cost}
-            if {ended}:
-                alive[l] = 0
-
-
-@kernel
-def last{_HOOK}{arguments}):
-    p = Params({arguments[2:]})
-    after = {view(1)}
-    for l in range(lanes):
-        if alive[l] > 0:
-            for i in range({nx}):
-                scratch[1, i] = x[i, l]
-            {terminal}
-
-"""
-    return _Cost(text, arguments, functions, params.coerce)
-
-
-def _source(network: Network, cost: _Cost, paired: bool) -> str:
-    """Source of `costs`: tiles of candidates with a group of their particles, through all steps, on all threads.
-
-    What depends on the widths of a network is read from arrays, so that networks of other widths need no other kernel.
-    """
-    features, nout = network.features, network.nout
-    nx, p = features.nx, cost.arguments
-    width, word = TARGET.width, "np.int32" if paired else "np.float32"
-    hook = f"(x[q], old, controls, block, h, offset, t0 + h, total[q], alive[q], lanes, scratch{p})"
-    judged = ended = ""
-    if network.learned_cost:
-        judged += f"""
-            judge(y, rows, {nx}, groups, value)
-            pay(total[q], alive[q], value, lanes)"""
-    if network.learned_end:
-        judged += f"""
-            judge(y, rows, {nout - 1}, groups, logit[q])"""
-        ended = """
-            end(alive[q], logit[q], lanes)"""
-    return f"""{cost.text}
-from numba import prange
-from mpcrl.core.random import LANES
-from mpcrl.kernels import ensemble
-from mpcrl.kernels.ensemble import draw, end, expect, gather_moments, judge, look, move, pair, pay, record, spread_of
-
-zero = np.float32(0)
-
-
-@kernel
-def roll(tile, lanes, leader, size, controls, count, x0, t0, members, draws, noise, together, teams, price, limit,
-         excess, seed, net, nout, out, states, means, stds{p}):
-    first = tile * lanes
-    block, offset = first // LANES, first % LANES
-    used = min(lanes, count - first)
-    groups = (used + {width - 1}) // {width}
-    lanes = groups * {width}
-    depth, rows = net.table.shape[0], net.table[-1, 4] * {TARGET.rows}
-    tallest = np.max(net.table[:, 4]) * {TARGET.rows}
-    seen = {"2 * net.table[0, 2]" if paired else "net.table[0, 2]"}
-    v = np.zeros(groups * seen * {width}, np.float32)
-    words = np.empty({f"groups * net.table[0, 2] * {width}" if paired else "0"}, np.int32)
-    a, b = np.empty(groups * tallest * {width}, {word}), np.empty(groups * tallest * {width}, {word})
-    y = np.empty(groups * rows * {width}, np.float32)
-    # particles, features, lanes
-    x, old = np.empty((size, {nx}, lanes), np.float32), np.empty(({nx}, lanes), np.float32)
-    mean, std = np.empty((size, {nx}, lanes), np.float32), np.zeros((size, {nx}, lanes), np.float32)
-    redraw = together == ensemble.MOMENTS
-    normals = np.empty((size if redraw else 1, {-(-nx // 4) * 4}, LANES), np.float32)
-    total, alive = np.zeros((size, lanes), np.float32), np.ones((size, lanes), np.float32)
-    logit, value, spread = np.zeros((size, lanes), np.float32), np.empty(lanes, np.float32), np.zeros(lanes, np.float32)
-    sums, counts = np.empty((teams, lanes), np.float32), np.empty((teams, lanes), np.float32)
-    scratch = np.zeros((3, {max(nx, features.nu)}))
-    noisy = noise != ensemble.NONE and net.least.size > 0
-    for q in range(size):
-        for i in range({nx}):
-            for l in range(lanes):
-                x[q, i, l] = x0[i]
-    horizon = controls.shape[1]
-    for h in range(horizon):
-        for q in range(size):
-            if states.shape[0] > 0:
-                record(states, leader + q, first, h, x[q], used)
-            stage{hook}
-            look(x[q], controls, block, h, offset, net, v, seen, groups)
-            {"pair(v, words)" if paired else "pass"}
-            member = members[leader + q, h]
-            forward(net.weights[member], net.biases[member], net.table, {"words" if paired else "v"}, a, b, y, groups)
-            expect(x[q], y, rows, nout, net, mean[q], std[q], groups)
-            if means.shape[0] > 0:
-                record(means, leader + q, first, h, mean[q], used)
-                record(stds, leader + q, first, h, std[q], used){judged}
-        if teams > 0:
-            spread_of(mean, alive, net.scale, teams, sums, counts, spread, lanes)
-            for q in range(size):
-                for l in range(lanes):
-                    if alive[q, l] > zero and spread[l] > limit:
-                        total[q, l] += excess * np.float32(horizon - h)
-                        alive[q, l] = zero
-                    elif alive[q, l] > zero:
-                        total[q, l] += price * spread[l]
-        if together != ensemble.APART:
-            if redraw:
-                for q in range(size):
-                    draw(normals[q], noise, block * LANES, seed, t0, draws[leader + q], h, ensemble.MOMENTS_STREAM)
-            gather_moments(mean, std, alive, normals, offset, noisy, redraw, lanes)
-        for q in range(size):
-            apart = noisy and together == ensemble.APART
-            if apart:
-                draw(normals[0], noise, block * LANES, seed, t0, draws[leader + q], h, ensemble.NOISE_STREAM)
-            move(x[q], old, alive[q], mean[q], std[q], normals[0], offset, apart, lanes)
-            after{hook}{ended}
-    h = horizon
-    for q in range(size):
-        if states.shape[0] > 0:
-            record(states, leader + q, first, horizon, x[q], used)
-        last{hook}
-        for l in range(used):
-            whole = total[q, l]
-            for i in range({nx}):
-                whole += x[q, i, l] - x[q, i, l]
-            out[leader + q, first + l] = whole if np.isfinite(whole) else np.inf
-
-
-@kernel(parallel=True)
-def costs(lanes, size, controls, count, x0, t0, members, draws, noise, together, teams, price, limit, excess, seed, net,
-          nout, out, states, means, stds{p}):
-    tiles = (count + lanes - 1) // lanes
-    for item in prange(tiles * (members.shape[0] // size)):
-        roll(np.int64(item % tiles), lanes, np.int64(item // tiles) * size, size, controls, count, x0, t0, members,
-             draws, noise, together, teams, price, limit, excess, seed, net, nout, out, states, means, stds{p})
-"""
+{hooks}"""
+    module = load_module(text, "ensemble_cost")
+    for name, function in functions.items():
+        setattr(module, name, scalar.compiled(function))
+    return _Cost(module, lambda values: _vector(params.coerce(values)))

@@ -70,20 +70,20 @@ class ScalarParams:
     """A NamedTuple of numbers and arrays as scalar functions take it: float64, but for fields annotated `int`."""
 
     def __init__(self, params: Any) -> None:
-        self._fields = lanes.fields_of(params)
+        self.fields = lanes.fields_of(params)
         kinds = getattr(type(params), "__annotations__", {})  # as text in a ForwardRef, where they are put off
-        named = [kinds.get(f.name) for f in self._fields]
-        self._integers = tuple(getattr(kind, "__forward_arg__", kind) in (int, "int") for kind in named)
+        named = [kinds.get(f.name) for f in self.fields]
+        self.integers = tuple(getattr(kind, "__forward_arg__", kind) in (int, "int") for kind in named)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the fields."""
-        return tuple(f.name for f in self._fields)
+        return tuple(f.name for f in self.fields)
 
     def coerce(self, params: Any) -> tuple[Any, ...]:
         """The values of params for the kernels; integers stay integers, so that they can index."""
-        values = list(lanes.coerce(params, self._fields, np.dtype(np.float64)))
-        for i, (field, integer) in enumerate(zip(self._fields, self._integers, strict=True)):
+        values = list(lanes.coerce(params, self.fields, np.dtype(np.float64)))
+        for i, (field, integer) in enumerate(zip(self.fields, self.integers, strict=True)):
             if integer and field.shape is None:
                 if not float(values[i]).is_integer():
                     raise InvalidInput(f"params.{field.name} is annotated int, got {params[i]!r}")
