@@ -552,10 +552,21 @@ def test_numbers_beyond_all_floats_are_bad_input():
         lambda: realtime.submit([0, 0], 10**400),
         lambda: realtime.control(10**400),
         lambda: realtime.controller.act([10**400, 0]),
+        lambda: realtime.controller.plan([0, 0], applied=[10**400]),
         lambda: controller(safe_control=[10**400]),
     ):
         with pytest.raises(InvalidInput, match="must be"):
             call()
+
+
+def test_what_is_given_is_copied():
+    safe, start = SAFE.copy(), np.zeros(2)
+    planning = controller(safe_control=safe)
+    realtime = planning.realtime(lockstep=True, deadline=DEADLINE)
+    assert realtime.submit(start, 0.0)
+    safe[:], start[:] = np.nan, np.nan
+    assert np.array_equal(planning.safe_control, SAFE) and np.array_equal(realtime.control(0.0).control, SAFE)
+    assert realtime.control(DT).status is Status.PLANNED
 
 
 def test_bad_options_are_refused():

@@ -26,7 +26,7 @@ import numpy as np
 from mpcrl.control.plan import Plan, Status
 from mpcrl.control.telemetry import Telemetry
 from mpcrl.control.timeline import History, Piece, Timeline, acting, extended, serving
-from mpcrl.core.checks import positive_number
+from mpcrl.core.checks import finite, numbers, positive_number, vector
 from mpcrl.core.errors import ForkedProcess, InvalidInput
 from mpcrl.models.model import Model
 from mpcrl.planners.space import ControlSpace
@@ -262,18 +262,18 @@ class RealtimeController:
         if not math.isfinite(stamp) or stamp <= self._stamp or future:
             self._submit_faults = Fault.STAMP
             return False
-        vector = self._vector(state, stamp)
+        measured = self._vector(state, stamp)
         self._stamp = stamp
         if params is not None:
             self._params = params
-        if vector is None:
+        if measured is None:
             self._submit_faults = Fault.STATE
             return False
         if self._thread is not None and arrived - stamp >= self._deadline:
             self._submit_faults = Fault.STAMP
             return False
         self._submit_faults = Fault.NONE
-        mail = _Mail(vector, stamp, self._params, self._history)
+        mail = _Mail(measured, stamp, self._params, self._history)
         if self._thread is None:
             if stamp >= self._due:
                 self._due = stamp + _PERIOD_SLACK * self._period
@@ -374,17 +374,13 @@ class RealtimeController:
 
     def _vector(self, state: np.ndarray, stamp: float) -> np.ndarray | None:
         """The state [nx] as the model takes it; None where it is not finite or the estimator fails."""
-        try:
-            vector = np.array(state, np.float64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInput(f"state must be a vector of {self._nx} numbers, got {state!r}") from error
         if self._estimator is not None:
-            if not np.isfinite(vector).all():
+            measurement = numbers("the measurement", state)
+            if not np.isfinite(measurement).all():
                 return None
-            vector = self._estimated(vector, stamp)
-        if vector.shape != (self._nx,):
-            raise InvalidInput(f"state must be a vector of {self._nx} numbers, got the shape {vector.shape}")
-        return vector if all(map(math.isfinite, vector.tolist())) else None
+            state = self._estimated(measurement, stamp)
+        found = vector("state", state, self._nx)
+        return found if finite(found) else None
 
     def _estimated(self, measurement: np.ndarray, stamp: float) -> np.ndarray:
         elapsed, control = 0.0, self._applied
