@@ -357,6 +357,26 @@ def test_a_dead_planner_thread_stops_for_good():
     rig.close()
 
 
+def test_a_model_that_hangs_does_not_hang_who_closes_the_controller():
+    rig, go = Rig("icem", threaded=True), threading.Event()
+    rig.run(3)
+    rig.model.spoil = lambda costs: (go.wait(60), costs)[1]
+    rig.until(lambda a: Fault.LATE in a.faults, 100)
+    begin = time.monotonic()
+    with pytest.warns(RuntimeWarning, match="did not end"):
+        rig.close()
+    assert time.monotonic() - begin < 10
+    for _ in range(2):
+        answer = rig.tick()
+        assert answer.status is Status.STOPPED and Fault.THREAD in answer.faults
+        go.set()  # too late
+        rig.realtime._thread.join()  # type: ignore[union-attr]
+    with pytest.raises(InvalidInput, match="hangs"):
+        rig.realtime.release()
+    rig.close()  # and no second warning
+    rig.heal()
+
+
 def test_limits_hold_between_answers():
     limited = controller(rate_limit=20.0, acceleration_limit=800.0)
     realtime = limited.realtime(lockstep=True, deadline=DEADLINE)

@@ -18,6 +18,7 @@ import math
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -34,6 +35,7 @@ from mpcrl.tasks.task import Task
 
 _PERIOD_SLACK = 0.9  # of a planning period after which the next state may be planned for: stamps jitter
 _MOST_PERIODS = 2 * _PERIOD_SLACK  # from plan to plan where states come steadily: one just too early is left out
+_CLOSING_S = 1.0  # beyond the deadline, after which a planner thread that has not ended will hardly ever
 _ON_MISS = ("shift", "safe", "stop")
 
 
@@ -47,7 +49,7 @@ class Fault(enum.Flag):
     CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen, plus what passed
     LATE = enum.auto()  # the last plan was not ready by its deadline
     MODEL = enum.auto()  # the last plan found no finite trajectory, none that the validator takes, or raised an error
-    THREAD = enum.auto()  # the planner thread is dead
+    THREAD = enum.auto()  # the planner thread is dead, or did not end when it was closed
 
 
 class Answer(NamedTuple):
@@ -211,6 +213,7 @@ class RealtimeController:
         # what the planner writes
         self._timeline: Timeline = ()
         self._plan_faults = Fault.NONE
+        self._thread_faults = Fault.NONE  # for good
         self._done = -math.inf  # stamp of the last state that was planned for, or given up
         self._begun: float | None = None  # where the last plan was to begin
         self._steps = 0.0  # control periods from the first stamp to there
@@ -301,7 +304,7 @@ class RealtimeController:
             In a child process: its planner thread stayed behind.
         """
         self._check_process()
-        faults = self._submit_faults | self._plan_faults
+        faults = self._submit_faults | self._plan_faults | self._thread_faults
         now = self._clock() if now is None else _number("now", now)
         heard = time.monotonic()
         if not (self._now <= now < math.inf):
@@ -338,8 +341,8 @@ class RealtimeController:
             Where the planner thread is dead.
         """
         self._check_process()
-        if Fault.THREAD in self._plan_faults:
-            raise InvalidInput(f"the planner thread is dead ({self.error!r}); make a new controller")
+        if self._thread_faults:
+            raise InvalidInput(f"the planner thread is dead or hangs ({self.error!r}); make a new controller")
         self._mail, self._history = None, History(self.controller.task.nu)  # a plan at hand sees that it is of before
         self._timeline = ()
         self._now = self._stamp = self._measured = self._due = self._waiting = self._done = -math.inf
@@ -351,12 +354,26 @@ class RealtimeController:
         return self._stopped
 
     def close(self) -> None:
-        """End the planner thread, after the plan at hand; answers go on down the fallbacks."""
+        """End the planner thread, after the plan at hand; answers go on down the fallbacks.
+
+        A thread that has not ended a second after its deadline, because its model hangs say, is left alone with a
+        RuntimeWarning, and the controller stops with `Fault.THREAD`. It does not keep the process from ending.
+        """
         atexit.unregister(self.close)
         self._closing = True
         self._wakeup.set()
-        if self._thread is not None and os.getpid() == self._pid and self._thread is not threading.current_thread():
-            self._thread.join()
+        thread, seconds = self._thread, self._deadline + _CLOSING_S
+        if thread is None or os.getpid() != self._pid or thread is threading.current_thread():
+            return
+        thread.join(seconds)
+        if thread.is_alive() and not self._thread_faults:
+            self._lost()
+            warnings.warn(
+                f"the planner thread did not end within {seconds:.3g} s: a plan hangs, in the model most likely. The "
+                "thread stays until the process ends; do not use this controller, its model or its planner again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def __enter__(self) -> RealtimeController:
         return self
@@ -428,8 +445,12 @@ class RealtimeController:
                     self._attempt(mail)
         finally:
             if not self._closing:
-                self._plan_faults |= Fault.THREAD
-                self._stopped = True
+                self._lost()
+
+    def _lost(self) -> None:
+        """There is no planner thread any more that could be relied on."""
+        self._thread_faults = Fault.THREAD
+        self._stopped = True
 
     def _attempt(self, mail: _Mail) -> None:
         """Plan for a state; on success the plan joins the timeline, and whatever goes wrong becomes a fault."""
