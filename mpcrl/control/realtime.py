@@ -26,7 +26,7 @@ import numpy as np
 
 from mpcrl.control.plan import Plan, Status
 from mpcrl.control.telemetry import Telemetry
-from mpcrl.control.timeline import History, Piece, Timeline, acting, extended, serving
+from mpcrl.control.timeline import Held, History, Piece, Timeline, acting, extended, serving
 from mpcrl.core.checks import finite, numbers, positive_number, vector
 from mpcrl.core.errors import ForkedProcess, InvalidInput
 from mpcrl.models.model import Model
@@ -58,7 +58,9 @@ class Answer(NamedTuple):
     Attributes
     ----------
     control : ndarray [nu]
-        Finite, within bounds and rates, whatever happened.
+        Finite, within bounds and limits, whatever happened. A plan's control is the same for its whole period; from one
+        to the next it changes by what the limits admit in a period, and so it does on the way to a fallback, which is
+        taken step by step as time passes: between two answers T apart by no more than `rate_limit` (T + dt).
     status : Status
         PLANNED only where the plan is as young as it is meant to be.
     age : float
@@ -200,7 +202,7 @@ class RealtimeController:
         self._safe, self._nx = controller.safe_control, controller.model.nx
         # what the caller's thread writes
         self._history = History(controller.task.nu)
-        self._applied, self._velocity, self._now = self._safe, np.zeros_like(self._safe), -math.inf
+        self._held, self._now = Held(controller.space, self._safe), -math.inf
         self._heard = -math.inf  # on the system's clock
         self._stamp, self._measured = -math.inf, -math.inf
         self._due = -math.inf
@@ -317,14 +319,11 @@ class RealtimeController:
             faults |= Fault.LATE
         if now - self._stamp > self._deadline + 1.5 * self._period:
             faults |= Fault.SILENT
-        elapsed = now - self._now if self._now > -math.inf else self._dt
-        self._now = now
-        status, wanted, age = self._rung(now)
-        control = self.controller.space.admit(wanted, self._applied, elapsed, self._velocity)
-        if elapsed > 0:
-            self._velocity = (control - self._applied) / elapsed
-        self._applied = control
-        self._history.add(now + self._delay, control)
+        self._now, at = now, now + self._delay
+        status, wanted, begins, age = self._rung(at)
+        self._held = self._held.moved(wanted, begins, at)
+        control = self._held.control
+        self._history.add(at, control)
         self.controller.telemetry.answered(status, faults.value)
         return Answer(control.copy(), status, age, faults)
 
@@ -346,6 +345,7 @@ class RealtimeController:
         self._mail, self._history = None, History(self.controller.task.nu)  # a plan at hand sees that it is of before
         self._timeline = ()
         self._now = self._stamp = self._measured = self._due = self._waiting = self._done = -math.inf
+        self._held = self._held._replace(since=-math.inf, at=-math.inf)
         self._armed, self._safe_since, self._stopped = False, None, False
 
     @property
@@ -400,10 +400,12 @@ class RealtimeController:
         return found if finite(found) else None
 
     def _estimated(self, measurement: np.ndarray, stamp: float) -> np.ndarray:
-        elapsed, control = 0.0, self._applied
+        elapsed, control = 0.0, self._held.control
         if self._measured > -math.inf:
             elapsed = stamp - self._measured
-            (control, *_), _ = acting(self._history, (), self._safe, self._measured, elapsed, 1, known=stamp)
+            (control, *_), _ = acting(
+                self._history, (), self._held, self._safe, self._measured, elapsed, 1, known=stamp
+            )
         self._measured = stamp
         assert self._estimator is not None
         try:
@@ -412,27 +414,30 @@ class RealtimeController:
             self.error = error
             return np.full(self._nx, np.nan)
 
-    def _rung(self, now: float) -> tuple[Status, np.ndarray, float]:
-        """Status, control and age by the order of fallbacks."""
-        at = now + self._delay
+    def _rung(self, at: float) -> tuple[Status, np.ndarray, float, float]:
+        """Status, control, since when it is to act and age, by the order of fallbacks."""
         piece = serving(self._timeline, at)
         if self._stopped or piece is None:
-            return self._without_plan(now)
-        index, age = piece.step_at(at), now - piece.stamp
-        fresh = age <= self._fresh_for
-        if index < len(piece.controls) and (fresh or self._on_miss == "shift"):
+            return self._without_plan(at)
+        if piece.lasts(at):
             self._armed, self._safe_since = True, None
-            return Status.PLANNED if fresh else Status.SHIFTED, piece.controls[index], age
+            step = piece.step_at(at)
+            status = Status.PLANNED if at <= self._fresh_until(piece.stamp) else Status.SHIFTED
+            return status, piece.controls[step], piece.begin + step * piece.dt, at - self._delay - piece.stamp
         if self._on_miss == "stop":
             self._stopped = True  # never set to False but by `release`: another thread may have just set it to True
-        return self._without_plan(now)
+        return self._without_plan(at)
 
-    def _without_plan(self, now: float) -> tuple[Status, np.ndarray, float]:
+    def _without_plan(self, at: float) -> tuple[Status, np.ndarray, float, float]:
         if self._armed and not self._stopped:
-            self._safe_since = now if self._safe_since is None else self._safe_since
-            if now - self._safe_since >= self._stop_after - 1e-9:
+            self._safe_since = at if self._safe_since is None else self._safe_since
+            if at - self._safe_since >= self._stop_after - 1e-9:
                 self._stopped = True
-        return Status.STOPPED if self._stopped else Status.SAFE, self._safe, math.inf
+        return Status.STOPPED if self._stopped else Status.SAFE, self._safe, at, math.inf
+
+    def _fresh_until(self, stamp: float) -> float:
+        """When the actuator has followed the plan for a state for as long as it is meant to."""
+        return stamp + self._fresh_for + self._delay
 
     # ---- the planner's side --------------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -470,6 +475,7 @@ class RealtimeController:
         frozen, last = acting(
             mail.history,
             timeline,
+            self._held,
             self._safe,
             mail.stamp - memory * self._dt,
             self._dt,
@@ -492,7 +498,8 @@ class RealtimeController:
         if plan.status is not Status.PLANNED:
             return fault | (Fault.MODEL if plan.iterations or not np.isfinite(predicted).all() else Fault.LATE)
         if mail.history is self._history:
-            self._timeline = extended(self._timeline, Piece(mail.stamp, begin, self._dt, plan.controls))
+            until = math.inf if self._on_miss == "shift" else self._fresh_until(mail.stamp)
+            self._timeline = extended(self._timeline, Piece(mail.stamp, begin, self._dt, plan.controls, until))
         if mail.history is not self._history:  # released meanwhile: what was written may have come after that
             self._timeline = ()
         return fault
