@@ -227,7 +227,7 @@ def test_a_plan_that_is_not_finite_somewhere_is_none():
     assert answer.status is Status.SHIFTED and realtime.last_plan.status is Status.SHIFTED
 
 
-@pytest.mark.parametrize("rate", [50, 55.7, 60, 66, 75, 100, 200, 333])
+@pytest.mark.parametrize("rate", [50, 55.6, 55.7, 60, 66, 75, 100, 200, 333])
 def test_states_at_any_steady_rate_from_that_of_plans_on_are_no_miss(rate):
     realtime, came, statuses = lockstep(hz=50, on_miss="stop"), -1, []
     for k in range(500):
@@ -236,6 +236,17 @@ def test_states_at_any_steady_rate_from_that_of_plans_on_are_no_miss(rate):
             realtime.submit(np.zeros(2), k * 0.001)
         statuses.append(realtime.control(k * 0.001).status)
     assert set(statuses[21:]) == {Status.PLANNED}
+
+
+def test_states_that_come_late_now_and_then_are_no_miss():
+    """A caller at the rate of plans, whom the system wakes up to 8 ms late, stamps what it measures when it wakes."""
+    realtime, rng, stamp = lockstep(hz=50, on_miss="stop"), np.random.default_rng(0), 0.0
+    for tick in range(400):
+        begin, stamp = stamp, tick * DT + rng.choice([0.0, 0.0, 0.004, 0.008])
+        if tick:
+            asked = [realtime.control(now).status for now in np.arange(begin, stamp, 0.001)]
+            assert tick < 3 or set(asked) == {Status.PLANNED}
+        realtime.submit(np.zeros(2), stamp)
 
 
 def test_params_change_between_plans():

@@ -33,8 +33,12 @@ from mpcrl.models.model import Model
 from mpcrl.planners.space import ControlSpace
 from mpcrl.tasks.task import Task
 
-_PERIOD_SLACK = 0.9  # of a planning period after which the next state may be planned for: stamps jitter
-_MOST_PERIODS = 2 * _PERIOD_SLACK  # from plan to plan where states come steadily: one just too early is left out
+_PERIOD_SLACK = 0.9  # of a planning period after which the next state is planned for: two clocks never run alike
+_LATENESS = 0.5  # of a period by which a state may come late without the next one being too early
+_MOST_PERIODS = 2 * _PERIOD_SLACK
+"""From plan to plan, for how long a plan counts as fresh. States that come every d periods, d <= 1, are planned for
+every ceil(0.9 / d) d: most where d is just below 0.9, each state comes just too early, and plans begin 1.8 periods
+apart though nothing is late. A smaller number would call that a miss; with d = 1 the rest is for stamps that jitter."""
 _CLOSING_S = 1.0  # beyond the deadline, after which a planner thread that has not ended will hardly ever
 _ON_MISS = ("shift", "safe", "stop")
 
@@ -279,14 +283,16 @@ class RealtimeController:
             return False
         self._submit_faults = Fault.NONE
         mail = _Mail(measured, stamp, self._params, self._history)
+        due = stamp >= self._due
+        if due:
+            before = stamp if self._due == -math.inf else max(self._due, stamp - _LATENESS * self._period)
+            self._due = before + _PERIOD_SLACK * self._period
         if self._thread is None:
-            if stamp >= self._due:
-                self._due = stamp + _PERIOD_SLACK * self._period
+            if due:
                 self._attempt(mail)
             return True
         self._mail = mail
-        if stamp >= self._due:
-            self._due = stamp + _PERIOD_SLACK * self._period
+        if due:
             if self._done >= self._waiting:
                 self._waiting = stamp
             self._wakeup.set()
