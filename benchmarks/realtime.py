@@ -291,22 +291,20 @@ def stalls(scale: float) -> list[Row]:
 
         with controller.realtime(hz=50, deadline=deadline) as realtime, priority(first) as caller:
             controller.model.costs = slow  # type: ignore[method-assign]
-            late, woke, calls, statuses, unflagged = [], [], [], Counter[str](), 0
+            late, woke, calls, statuses = [], [], [], Counter[str]()
+            ledger = faults.Ledger(realtime, 50, deadline, time.monotonic)
             state, begin = controller.model.example_state(), time.monotonic() + 0.1
             for tick in range(round(30 * scale / period)):
                 stamp = begin + tick * period
                 sleep_until(stamp)
-                realtime.submit(state, stamp)
+                ledger.submit(state, stamp)
                 sleep_until(stamp + deadline)
                 awake = time.monotonic()
-                answer = realtime.control()
-                done = time.monotonic()
+                answer, done = ledger.control(), ledger.there
                 late.append(1e3 * (done - stamp - deadline))
                 woke.append(1e3 * (awake - stamp - deadline))
                 calls.append(1e3 * (done - awake))
                 statuses[answer.status.value] += 1
-                old = answer.age > realtime._fresh_for + 1e-9
-                unflagged += answer.status is mpcrl.Status.PLANNED and old
                 if realtime.stopped:
                     realtime.release()
         more = {
@@ -318,7 +316,10 @@ def stalls(scale: float) -> list[Row]:
         rows.append(at_most(f"{label}: latest answer after its deadline, ms", max(late), 1, **more))
         rows.append(row(f"{label}: of that the system woke us late by, ms", max(woke), "", None, **more))
         rows.append(row(f"{label}: longest call of control, ms", max(calls), "", None, **more))
-        rows.append(at_most(f"{label}: stale controls that were not flagged", unflagged, 0, **more))
+        rows.append(at_most(f"{label}: stale controls that were not flagged", ledger.unflagged, 0, **more))
+        rows.append(at_most(f"{label}: controls older than was said", ledger.too_young, 0, **more))
+        if factor == 10:  # else the rows above show nothing
+            rows.append(at_least(f"{label}: stale controls", ledger.stale, 1, **more))
         columns[f"late {label}"] = late
         print(label, dict(statuses))
     histogram("stalls", columns, 0.01, scale)
