@@ -114,45 +114,76 @@ def child(study: str, *arguments: str, **environment: str) -> list[str]:
 
 # ---- whatever happens --------------------------------------------------------------------------------------------
 def fuzz(scale: float) -> list[Row]:
-    """Calls with anything for a state, costs, parameters, times: the control is finite and within bounds."""
-    calls = max(1, int(1e5 * scale / len(PLANNERS)))
-    rng, statuses, bad, total = np.random.default_rng(0), Counter[str](), 0, 0
+    """Calls with anything for a state, costs, params, times: the control is finite, within bounds and the rate limit.
+
+    A cart with bounds that are not symmetric, a quadrotor with four controls, and a pendulum in MuJoCo.
+    """
+    rng, statuses, rows, total = np.random.default_rng(0), Counter[str](), [], 0
+    for task, model, share in (
+        (faults.TASK, faults.SpoilableModel, 0.58),
+        (mpcrl.make_task("quadrotor-obstacles"), faults.SpoilableModel, 0.4),
+        (mpcrl.make_task("InvertedPendulum-v5"), faults.SpoilablePhysics, 0.02),
+    ):
+        bad, fast, names = 0, 0, [name for name in sorted(PLANNERS) if name != "ilqr" or model is faults.SpoilableModel]
+        for name in names:  # iLQR wants derivatives, which the physics does not give
+            calls = max(1, int(1e5 * scale * share / len(names)))
+            outside, jumped = fuzzed(task, model(task), name, calls, rng, statuses)
+            bad, fast, total = bad + outside, fast + jumped, total + calls
+        more = {"planners": len(names), "calls": calls * len(names)}
+        rows.append(at_most(f"{task.name}: controls not finite or out of bounds", bad, 0, **more))
+        rows.append(at_most(f"{task.name}: changes beyond the rate limit", fast, 0, **more))
+    print(dict(statuses))
+    return [*rows, at_least("calls", total, int(9.9e4 * scale))]
+
+
+def fuzzed(
+    task: Any, model: Any, planner: str, calls: int, rng: np.random.Generator, statuses: Counter[str]
+) -> tuple[int, int]:
+    """How many controls were not finite or out of bounds, and how many changed faster than the rate limit."""
     values = np.array([0.0, 1.0, -1.0, 1e-300, 1e30, -1e39, 1e300, np.nan, np.inf, -np.inf])
 
     def anything(like: np.ndarray) -> np.ndarray:
         drawn = np.where(rng.random(like.shape) < 0.3, rng.choice(values, like.shape), like)
         return drawn if rng.random() < 0.5 else like
 
-    for name in sorted(PLANNERS):
-        model = faults.SpoilableModel()
-        controller = mpcrl.Controller(
-            faults.TASK,
-            faults.planner_named(name),
-            model=model,
-            threads=1,
-            safe_control=faults.SAFE,
-            rate_limit=rng.choice([20.0, 1e6]),
-            acceleration_limit=rng.choice([None, 500.0]),
-            smoothing=mpcrl.SavitzkyGolay(window=5) if rng.random() < 0.5 else None,
-            validator=lambda states, controls: rng.random() < 0.8,
-        )
-        realtime, now = controller.realtime(lockstep=True, deadline=faults.DEADLINE), 0.0
-        model.spoil = anything
-        for _ in range(calls):
-            state = anything(rng.normal(size=2))
-            goal, growth = anything(np.array([1.0, 1.0]))
-            params = faults.TASK.params._replace(goal=float(goal), growth=float(growth))
-            now += rng.choice([0.0, 0.005, 0.02, 0.1, -1.0], p=[0.1, 0.4, 0.4, 0.09, 0.01])
-            realtime.submit(state, now, params)
-            answer = realtime.control(now + rng.choice([0.0, 0.01]))
-            if answer.status is mpcrl.Status.STOPPED:
-                realtime.release()
-            ok = np.isfinite(answer.control).all() and (answer.control >= faults.LOW).all()
-            bad += not (ok and (answer.control <= faults.HIGH).all())
-            total += 1
-            statuses[answer.status.value] += 1
-    print(dict(statuses))
-    return [at_most("controls not finite or out of bounds", bad, 0), at_least("calls", total, int(9.9e4 * scale))]
+    low, high, dt = task.control_low, task.control_high, task.dt
+    rate = rng.choice([0.1, 0.5, np.inf]) * (high - low) / dt
+    controller = mpcrl.Controller(
+        task,
+        faults.planner_named(planner),
+        model=model,
+        threads=1,
+        safe_control=low + 0.4 * (high - low),
+        rate_limit=rate,
+        acceleration_limit=rate / dt if rng.random() < 0.5 else None,
+        smoothing=mpcrl.SavitzkyGolay(window=5) if rng.random() < 0.5 else None,
+        validator=lambda states, controls: rng.random() < 0.8,
+    )
+    realtime, now, latest = controller.realtime(lockstep=True, deadline=0.6 * dt), 0.0, -np.inf
+    floats = [key for key, value in task.params._asdict().items() if isinstance(value, float)]
+    example, before = model.example_state(), controller.safe_control
+    model.spoil = anything
+    bad = fast = 0
+    for _ in range(calls):
+        params = task.params
+        if rng.random() < 0.5:
+            key = rng.choice(floats)
+            params = params._replace(**{key: float(anything(np.array([getattr(params, key)]))[0])})
+        now += dt * rng.choice([0.0, 0.25, 1.0, 5.0, -50.0], p=[0.1, 0.4, 0.4, 0.09, 0.01])
+        realtime.submit(anything(example + rng.normal(size=example.size)), now, params)
+        asked = now + dt * rng.choice([0.0, 0.5])
+        answer = realtime.control(asked)
+        elapsed = max(dt, asked - latest) if latest > -np.inf else dt
+        latest = max(latest, asked)
+        bad += not (np.isfinite(answer.control).all() and (low <= answer.control).all())
+        bad += not (answer.control <= high).all()
+        fast += not (np.abs(answer.control - before) <= rate * elapsed * (1 + 1e-9)).all()
+        before = answer.control
+        statuses[answer.status.value] += 1
+        if answer.status is mpcrl.Status.STOPPED:
+            realtime.release()
+            latest = -np.inf
+    return bad, fast
 
 
 def every_fault(scale: float, threaded: bool = False) -> list[Row]:

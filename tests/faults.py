@@ -19,8 +19,10 @@ from mpcrl.control.plan import Plan, Status
 from mpcrl.control.realtime import Answer, Fault, RealtimeController
 from mpcrl.core.errors import InvalidInput, MpcrlError
 from mpcrl.models.analytic import Analytic
+from mpcrl.models.mujoco import MuJoCo
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
+from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask
 
 DT, HORIZON, HZ, DEADLINE = 0.02, 10, 50.0, 0.012
@@ -58,10 +60,10 @@ TASK = AnalyticTask(
 
 
 class SpoilableModel(Analytic):
-    """The cart's model; `spoil` is done to all costs that it gives."""
+    """A task's model, the cart's if not given; `spoil` is done to all costs that it gives."""
 
-    def __init__(self) -> None:
-        super().__init__(TASK)
+    def __init__(self, task: AnalyticTask = TASK) -> None:
+        super().__init__(task)
         self.spoil: Callable[[np.ndarray], np.ndarray] = lambda costs: costs
 
     def costs(self, *arguments: Any) -> np.ndarray:
@@ -77,6 +79,17 @@ class SpoilableModel(Analytic):
     def follow(self, *arguments: Any) -> Any:
         states, controls, costs = super().local.follow(*arguments)
         return states, controls, self.spoil(costs)
+
+
+class SpoilablePhysics(MuJoCo):
+    """The same for a task in MuJoCo."""
+
+    def __init__(self, task: MujocoTask) -> None:
+        self.spoil: Callable[[np.ndarray], np.ndarray] = lambda costs: costs
+        super().__init__(task)
+
+    def costs(self, *arguments: Any) -> np.ndarray:
+        return self.spoil(super().costs(*arguments))
 
 
 _model = functools.cache(SpoilableModel)
