@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import functools
 import os
 import pathlib
 import subprocess
@@ -37,6 +36,22 @@ from tests import faults  # noqa: E402
 
 Row = dict[str, Any]
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+SEEDS_DONE = "seeds of each fault and planner"
+
+
+def results(study: str) -> pathlib.Path:
+    return RESULTS / f"realtime_{study}.csv"
+
+
+def save(study: str, rows: list[Row]) -> None:
+    there = {"machine": processor(), "threads_there": numba.config.NUMBA_NUM_THREADS, "date": time.strftime("%F")}
+    columns = list(dict.fromkeys(key for each in rows for key in each | there))
+    with atomic(results(study)) as scratch, scratch.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(each | there for each in rows)
 
 
 def row(what: str, value: float, bar: str, met: bool | None, **more: Any) -> Row:
@@ -186,20 +201,36 @@ def fuzzed(
     return bad, fast
 
 
-def every_fault(scale: float, threaded: bool = False) -> list[Row]:
-    """Every fault of the list, every planner, 10 seeds (5 in real time): documented status, flags and control."""
-    rows, seeds = [], max(1, round((5 if threaded else 10) * scale))
-    for case in (each for each in faults.CASES if each.threaded is threaded):
-        failed = 0
-        for planner in sorted(PLANNERS):
-            for seed in range(seeds):
+def every_fault(scale: float) -> list[Row]:
+    """Every fault of the list, every planner, 20 seeds: documented status, flags and control.
+
+    Goes on where the last call was ended: what a seed has given is written at once. Delete the file to begin anew.
+    """
+    path, failed, first = results("faults"), Counter[str](), 0
+    if scale >= 1 and path.exists():
+        with path.open(newline="") as file:
+            there = {each["what"]: each for each in csv.DictReader(file)}
+        if all(case.name in there for case in faults.CASES):
+            first = int(float(there[SEEDS_DONE]["value"]))
+            failed.update({case.name: int(float(there[case.name]["value"])) for case in faults.CASES})
+    seeds, done = max(1, round(20 * scale)), first
+
+    def rows() -> list[Row]:
+        found = [at_most(case.name, failed[case.name], 0, runs=done * len(PLANNERS)) for case in faults.CASES]
+        return [*found, at_least(SEEDS_DONE, done, seeds, runs=done * len(PLANNERS) * len(faults.CASES))]
+
+    for seed in range(first, seeds):
+        for case in faults.CASES:
+            for planner in sorted(PLANNERS):
                 try:
                     faults.drive(case, planner, seed)
                 except AssertionError as error:
-                    failed += 1
-                    print(case.name, planner, seed, error)
-        rows.append(at_most(case.name, failed, 0, runs=len(PLANNERS) * seeds))
-    return rows
+                    failed[case.name] += 1
+                    print(case.name, planner, seed, error, flush=True)
+        done = seed + 1
+        if scale >= 1:
+            save("faults", rows())
+    return rows()
 
 
 def process(scale: float, part: str = "") -> list[Row]:
@@ -557,7 +588,6 @@ def memory(scale: float) -> list[Row]:
 STUDIES: dict[str, Callable[..., list[Row]]] = {
     "fuzz": fuzz,
     "faults": every_fault,
-    "faults-in-time": functools.partial(every_fault, threaded=True),
     "process": process,
     "jitter": jitter,
     "stalls": stalls,
@@ -586,14 +616,7 @@ def main() -> int:
         print(*(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in each.items()))
     print(f"{time.perf_counter() - begin:.0f} s")
     if scale >= 1:
-        for each in rows:
-            each.update(machine=processor(), threads_there=numba.config.NUMBA_NUM_THREADS, date=time.strftime("%F"))
-        columns = list(dict.fromkeys(key for each in rows for key in each))
-        path = RESULTS / f"realtime_{arguments.study.replace('-', '_')}.csv"
-        with atomic(path) as scratch, scratch.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        save(arguments.study, rows)
     return 0 if all(each["met"] != "no" for each in rows) else 1
 
 
