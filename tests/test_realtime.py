@@ -30,7 +30,7 @@ from mpcrl.models.analytic import Analytic
 from mpcrl.planners import PLANNERS, presets
 from mpcrl.planners.space import ControlSpace
 from mpcrl.tasks.constraints import barrier, penalty
-from tests.faults import CASES, DEADLINE, DT, HIGH, HORIZON, LOW, SAFE, TASK, Rig, SpoilableModel, drive, step
+from tests.faults import CASES, DEADLINE, DT, HIGH, HORIZON, LOW, SAFE, TASK, Ledger, Rig, SpoilableModel, drive, step
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -690,6 +690,25 @@ def test_fault(case, planner):
 @pytest.mark.parametrize("case", [case for case in CASES if case.threaded], ids=lambda case: case.name)
 def test_fault_in_real_time(case, planner):
     drive(case, planner)
+
+
+@pytest.mark.parametrize("lying", ["", "status", "age"])
+def test_the_ledger_finds_stale_controls_that_are_not_flagged(lying):
+    now = [0.0]
+    realtime = lockstep(hz=1 / DT)
+    ledger = Ledger(realtime, 1 / DT, DEADLINE, lambda: now[0])
+    if lying == "status":
+        realtime._fresh_for = np.inf
+    if lying == "age":
+        control = realtime.control
+        realtime.control = lambda now: control(now)._replace(age=0.0)
+    for tick in range(30):
+        now[0] = tick * DT
+        if tick % 10 < 5:
+            ledger.submit(np.zeros(2), now[0])
+        ledger.control()
+    assert 5 < ledger.stale < 20 and (ledger.unflagged > 5) == (lying == "status")
+    assert (ledger.too_young > 5) == (lying == "age")
 
 
 def test_every_fault_stands_in_the_table():

@@ -46,7 +46,8 @@ class Controller:
     threads : int, optional
         Threads to plan with; all that this process may use if not given.
     rate_limit : float or ndarray [nu], optional
-        Largest change of a control per second.
+        Largest change of a control per second. Controls change from one control period to the next, by at most
+        `rate_limit` dt, and are held in between: an actuator that follows makes a ramp of it.
     acceleration_limit : float or ndarray [nu], optional
         Largest change of that rate per second. Plans are brought within it; the planner itself does not know of it.
     smoothing : SavitzkyGolay, optional

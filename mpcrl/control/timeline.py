@@ -99,8 +99,10 @@ class Held(NamedTuple):
 
     def moved(self, wanted: np.ndarray, begins: float, at: float) -> Held:
         """The control nearest to `wanted`, which holds from `begins` on, that may act at a time."""
-        dt, new = self.space.dt, begins > self.at + _EPSILON
-        if not new and np.array_equal(wanted, self.control):
+        if not self.space.rate_limited and self.space.acceleration is None:
+            return Held(self.space, self.space.admit(wanted, wanted, 0.0), at, 0.0, at)
+        dt, new, before = self.space.dt, begins > self.at + _EPSILON, self.control.tolist()
+        if not new and wanted.tolist() == before:
             return self._replace(at=at)
         moment = min(begins, at) if new else at
         unasked = at - self.at if self.at > -math.inf else 0.0
@@ -108,10 +110,10 @@ class Held(NamedTuple):
         if abs(elapsed - dt) < 2 * _EPSILON:
             elapsed = dt
         velocity = self.velocity if moment - self.since < 1.5 * dt else 0.0  # for a period nothing moved
-        control = self.space.admit(wanted, self.control, elapsed, np.broadcast_to(velocity, wanted.shape))
+        control = self.space.admit(wanted, self.control, elapsed, np.asarray(velocity))
         met = np.abs(control - wanted) <= _ROUNDING * self.space.half_range
         control = np.where(met, wanted, control)  # else the next answer would be a movement of its own
-        if np.array_equal(control, self.control):
+        if control.tolist() == before:
             return self._replace(at=at, velocity=0.0)
         if elapsed > 0:
             velocity = (control - self.control) / elapsed
