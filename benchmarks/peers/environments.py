@@ -20,13 +20,22 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "jax": ("jax==0.10.2", "jaxlib==0.10.2", *_COMMON),
     "torchrl": (_TORCH, "torchrl==0.14.1", "tensordict==0.14.3", *_COMMON),
     "mujoco": ("mujoco==3.17.0", "gymnasium[mujoco]==1.4.0", *_COMMON),
+    "mbrl": (
+        _TORCH, "hydra-core==1.3.8", "omegaconf==2.3.0", "gym==0.26.2", "gymnasium==1.4.0", "tqdm==4.70.1",
+        "termcolor==3.3.0", "matplotlib==3.11.2", *_COMMON,
+    ),
     "judo": ("judo-rai==0.1.0", "mujoco==3.6.0", _TORCH, *_COMMON),
-}
+}  # fmt: skip
+UNBOUND: dict[str, tuple[str, ...]] = {"mbrl": ("mbrl==0.2.0",)}
+"""Installed without their own requirements, which name versions that are not to be had any more."""
 
 
 def interpreter(name: str, folder: Path) -> Path:
     """The Python of the environment called `name` in `folder`, built first if it is not there as it should be."""
-    home, wanted = folder / name, {"python": platform.python_version(), "requirements": list(REQUIREMENTS[name])}
+    home, wanted = (
+        folder / name,
+        {"python": platform.python_version(), "requirements": [*REQUIREMENTS[name], *UNBOUND.get(name, ())]},
+    )
     stamp = home / "built.json"
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if stamp.exists() and json.loads(stamp.read_text()) == wanted:
@@ -36,5 +45,7 @@ def interpreter(name: str, folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", home], check=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *REQUIREMENTS[name]], check=True)
+    if name in UNBOUND:
+        subprocess.run([*pip, "--no-deps", *UNBOUND[name]], check=True)
     stamp.write_text(json.dumps(wanted))
     return python

@@ -201,4 +201,5 @@ def activated(activation: str, x: np.ndarray) -> np.ndarray:
         return np.tanh(x)
     if activation == "gelu":
         return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return x / (1 + np.exp(-x))
+    with np.errstate(over="ignore"):  # exp(-x) is inf where the result is 0
+        return x / (1 + np.exp(-x))
