@@ -15,7 +15,7 @@ from mpcrl.learning.ensemble import EnsembleConfig, Learner
 from mpcrl.learning.replay import Replay
 from mpcrl.models.network import Network
 from mpcrl.tasks.features import Features, features_of
-from mpcrl.tasks.registry import make_task
+from mpcrl.tasks.cartpole import cartpole_swingup
 
 LINEAR = Features(names=("a", "b", "still"), nu=1)
 A = np.array([[0.98, 0.1, 0.0], [-0.1, 0.95, 0.0], [0.0, 0.0, 1.0]])
@@ -139,7 +139,7 @@ def test_particles_keep_to_their_member():
 
 
 def cartpole(noise):
-    task = make_task("cartpole-swingup")
+    task = cartpole_swingup()
 
     def step(x, u, rng):
         return np.array(task.step(tuple(x), tuple(u), task.params)) + noise * rng.normal(size=4)
@@ -151,7 +151,7 @@ def cartpole(noise):
     ("system", "noise"),
     [("linear", NOISE), ("cart-pole", np.zeros(4)), ("cart-pole", np.array([0.005, 0.01, 0.03, 0.05]))],
 )
-def test_intervals_of_a_trained_ensemble_cover_what_they_say(system, noise, capsys):
+def test_intervals_of_a_trained_ensemble_cover_what_they_say(system, noise):
     if system == "linear":
         what, nx = LINEAR, 3
         options: dict = {"step": linear}
@@ -160,17 +160,14 @@ def test_intervals_of_a_trained_ensemble_cover_what_they_say(system, noise, caps
         what, nx = dataclasses.replace(features_of(task), angles=(1,)), 4
         options = {"step": step, "high": 10.0, "reset": task.reset, "hold": 4}
     learner = Learner(what, EnsembleConfig(hidden=(64, 64), epochs=30), seed=0)
-    report = learner.fit(episodes(nx=nx, count=20, steps=100, seed=1, **options))
+    learner.fit(episodes(nx=nx, count=20, steps=100, seed=1, **options))
     test = episodes(nx=nx, count=8, steps=100, seed=2, **options)
-    found = calibration(sampled(learner.network(), particles=40), test.episodes(), what.names, windows=60)
-    with capsys.disabled():
-        print(
-            f"\n{system} {noise}: {report.steps} steps {report.seconds:.1f} s, losses {report.train_loss.mean(1)[::5]}"
-        )
-        print(found.overall[[0, 4, 19]], found.scaled_rmse[[0, 4, 19]])
-        print(found.coverage[[0, 4, 19], 2])
-    at = found.overall[[0, 4, 19], LEVELS.index(0.9)]
-    assert (at > 0.8).all() and (at < 0.97).all()
+    found = calibration(sampled(learner.network(), particles=40), test.episodes(), what.names, windows=100)
+    one, five, twenty = found.overall[[0, 4, 19], LEVELS.index(0.9)]
+    assert 0.8 < five < 0.97 and 0.8 < twenty < 0.97
+    # Without noise a member's deviation is its own error, and the mean of five is nearer to the truth than any of them.
+    assert 0.8 < one < (0.97 if noise.any() else 1.01)
+    assert found.rmse[0][:2] == pytest.approx(noise[:2], rel=0.3) or not noise.any()
 
 
 def test_pictures_are_drawn(held_out, tmp_path: Path):

@@ -53,7 +53,7 @@ def networked(task, seed=0, **options):
     )
 
 
-CASES = {
+CASES: dict[str, dict] = {
     "fresh": {},
     "fixed noise": {"noise": "fixed"},
     "no noise": {"noise": "none"},
