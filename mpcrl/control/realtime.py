@@ -36,9 +36,10 @@ from mpcrl.tasks.task import Task
 _PERIOD_SLACK = 0.9  # of a planning period after which the next state is planned for: two clocks never run alike
 _LATENESS = 0.5  # of a period by which a state may come late without the next one being too early
 _MOST_PERIODS = 2 * _PERIOD_SLACK
-"""From plan to plan, for how long a plan counts as fresh. States that come every d periods, d <= 1, are planned for
-every ceil(0.9 / d) d: most where d is just below 0.9, each state comes just too early, and plans begin 1.8 periods
-apart though nothing is late. A smaller number would call that a miss; with d = 1 the rest is for stamps that jitter."""
+"""From plan to plan, for how long a plan counts as fresh. Where states come every d periods, d <= 1, plans may be
+ceil(0.9 / d) d apart: most where d is just below 0.9, a state comes just too early, and the next plan begins 1.8
+periods after the last though nothing is late. A smaller number would call that a miss; with d = 1 the rest is for
+stamps that jitter."""
 _CLOSING_S = 1.0  # beyond the deadline, after which a planner thread that has not ended will hardly ever
 _ON_MISS = ("shift", "safe", "stop")
 
