@@ -57,8 +57,8 @@ STUDIES = {
     "cartpole": Study("cartpole-pets", 2000, 5, {"particles": "5", "epochs": "20"}),
     "cartpole-deterministic": Study("cartpole-pets", 2000, 5, {"epochs": "20"}, algo="deterministic"),
     "cartpole-shooting": Study("cartpole-pets", 2000, 5, {"epochs": "20"}, algo="random-shooting"),
-    "balance": Study("cartpole-balance", 1000, 5, {"particles": "5", "epochs": "20"}, episodes=5),
-    "pendulum": Study("InvertedPendulum-v5", 2000, 5, {"particles": "5", "epochs": "20"}),
+    "balance": Study("cartpole-balance", 1200, 5, {"particles": "5", "epochs": "100"}, episodes=5),
+    "pendulum": Study("InvertedPendulum-v5", 2000, 5, {"particles": "5", "epochs": "100"}),
     "reacher": Study("Reacher-v5", 15_000, 3, {"particles": "5"}, episodes=20),
     "pusher": Study("Pusher-v5", 22_000, 3, {"particles": "5"}, episodes=10),
     "cheetah": Study("HalfCheetah-v5", 50_000, 2, {"particles": "5", "hidden": "200,200,200,200"}, episodes=1),
@@ -71,7 +71,7 @@ def learned(name: str, seed: int, folder: pathlib.Path) -> list[dict[str, Any]]:
     agent = agent_for(
         study.algo, make_task(study.task), options=study.planner, settings=study.settings, seed=seed, threads=1
     )
-    result = train(
+    result, _ = train(
         study.algo,
         agent,
         steps=study.steps,
@@ -84,7 +84,8 @@ def learned(name: str, seed: int, folder: pathlib.Path) -> list[dict[str, Any]]:
     shared = {"task": study.task, "algo": study.algo, "seed": seed}
     rows = [{**shared, "kind": "trial", **point.row()} for point in result.curve]
     last = {"steps": result.steps, "return": result.final_return, "model_gap": result.model_gap}
-    return [*rows, {**shared, "kind": "evaluation", **last, "wall_s": result.curve[-1].wall_s}]
+    covered = {f"coverage_{steps}": share for steps, share in result.coverage.items()}
+    return [*rows, {**shared, "kind": "evaluation", **last, **covered, "wall_s": result.curve[-1].wall_s}]
 
 
 def true_model(name: str, seed: int) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def main() -> None:
     rows = [row for run in runs for row in run] + list(true)
     computer = machine()
     keys = ["task", "algo", "seed", "kind", "steps", "return", "wall_s", "plan_ms", "learning_s", "loss", "model_gap"]
+    keys += ["coverage_1", "coverage_5", "coverage_20"]
     path = RESULTS / f"pets_{name}.csv"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*keys, "cpu"], restval="", lineterminator="\n")

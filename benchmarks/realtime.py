@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import functools
 import os
 import pathlib
 import subprocess
@@ -37,6 +36,22 @@ from tests import faults  # noqa: E402
 
 Row = dict[str, Any]
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+SEEDS_DONE = "seeds of each fault and planner"
+
+
+def results(study: str) -> pathlib.Path:
+    return RESULTS / f"realtime_{study}.csv"
+
+
+def save(study: str, rows: list[Row]) -> None:
+    there = {"machine": processor(), "threads_there": numba.config.NUMBA_NUM_THREADS, "date": time.strftime("%F")}
+    columns = list(dict.fromkeys(key for each in rows for key in each | there))
+    with atomic(results(study)) as scratch, scratch.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(each | there for each in rows)
 
 
 def row(what: str, value: float, bar: str, met: bool | None, **more: Any) -> Row:
@@ -114,61 +129,108 @@ def child(study: str, *arguments: str, **environment: str) -> list[str]:
 
 # ---- whatever happens --------------------------------------------------------------------------------------------
 def fuzz(scale: float) -> list[Row]:
-    """Calls with anything for a state, costs, parameters, times: the control is finite and within bounds."""
-    calls = max(1, int(1e5 * scale / len(PLANNERS)))
-    rng, statuses, bad, total = np.random.default_rng(0), Counter[str](), 0, 0
+    """Calls with anything for a state, costs, params, times: the control is finite, within bounds and the rate limit.
+
+    A cart with bounds that are not symmetric, a quadrotor with four controls, and a pendulum in MuJoCo.
+    """
+    rng, statuses, rows, total = np.random.default_rng(0), Counter[str](), [], 0
+    for task, model, share in (
+        (faults.TASK, faults.SpoilableModel, 0.58),
+        (mpcrl.make_task("quadrotor-obstacles"), faults.SpoilableModel, 0.4),
+        (mpcrl.make_task("InvertedPendulum-v5"), faults.SpoilablePhysics, 0.02),
+    ):
+        bad, fast, names = 0, 0, [name for name in sorted(PLANNERS) if name != "ilqr" or model is faults.SpoilableModel]
+        for name in names:  # iLQR wants derivatives, which the physics does not give
+            calls = max(1, int(1e5 * scale * share / len(names)))
+            outside, jumped = fuzzed(task, model(task), name, calls, rng, statuses)
+            bad, fast, total = bad + outside, fast + jumped, total + calls
+        more = {"planners": len(names), "calls": calls * len(names)}
+        rows.append(at_most(f"{task.name}: controls not finite or out of bounds", bad, 0, **more))
+        rows.append(at_most(f"{task.name}: changes beyond the rate limit", fast, 0, **more))
+    print(dict(statuses))
+    return [*rows, at_least("calls", total, int(9.9e4 * scale))]
+
+
+def fuzzed(
+    task: Any, model: Any, planner: str, calls: int, rng: np.random.Generator, statuses: Counter[str]
+) -> tuple[int, int]:
+    """How many controls were not finite or out of bounds, and how many changed faster than the rate limit."""
     values = np.array([0.0, 1.0, -1.0, 1e-300, 1e30, -1e39, 1e300, np.nan, np.inf, -np.inf])
 
     def anything(like: np.ndarray) -> np.ndarray:
         drawn = np.where(rng.random(like.shape) < 0.3, rng.choice(values, like.shape), like)
         return drawn if rng.random() < 0.5 else like
 
-    for name in sorted(PLANNERS):
-        model = faults.SpoilableModel()
-        controller = mpcrl.Controller(
-            faults.TASK,
-            faults.planner_named(name),
-            model=model,
-            threads=1,
-            safe_control=faults.SAFE,
-            rate_limit=rng.choice([20.0, 1e6]),
-            acceleration_limit=rng.choice([None, 500.0]),
-            smoothing=mpcrl.SavitzkyGolay(window=5) if rng.random() < 0.5 else None,
-            validator=lambda states, controls: rng.random() < 0.8,
-        )
-        realtime, now = controller.realtime(lockstep=True, deadline=faults.DEADLINE), 0.0
-        model.spoil = anything
-        for _ in range(calls):
-            state = anything(rng.normal(size=2))
-            goal, growth = anything(np.array([1.0, 1.0]))
-            params = faults.TASK.params._replace(goal=float(goal), growth=float(growth))
-            now += rng.choice([0.0, 0.005, 0.02, 0.1, -1.0], p=[0.1, 0.4, 0.4, 0.09, 0.01])
-            realtime.submit(state, now, params)
-            answer = realtime.control(now + rng.choice([0.0, 0.01]))
-            if answer.status is mpcrl.Status.STOPPED:
-                realtime.release()
-            ok = np.isfinite(answer.control).all() and (answer.control >= faults.LOW).all()
-            bad += not (ok and (answer.control <= faults.HIGH).all())
-            total += 1
-            statuses[answer.status.value] += 1
-    print(dict(statuses))
-    return [at_most("controls not finite or out of bounds", bad, 0), at_least("calls", total, int(9.9e4 * scale))]
+    low, high, dt = task.control_low, task.control_high, task.dt
+    rate = rng.choice([0.1, 0.5, np.inf]) * (high - low) / dt
+    controller = mpcrl.Controller(
+        task,
+        faults.planner_named(planner),
+        model=model,
+        threads=1,
+        safe_control=low + 0.4 * (high - low),
+        rate_limit=rate,
+        acceleration_limit=rate / dt if rng.random() < 0.5 else None,
+        smoothing=mpcrl.SavitzkyGolay(window=5) if rng.random() < 0.5 else None,
+        validator=lambda states, controls: rng.random() < 0.8,
+    )
+    realtime, now, latest = controller.realtime(lockstep=True, deadline=0.6 * dt), 0.0, -np.inf
+    floats = [key for key, value in task.params._asdict().items() if isinstance(value, float)]
+    example, before = model.example_state(), controller.safe_control
+    model.spoil = anything
+    bad = fast = 0
+    for _ in range(calls):
+        params = task.params
+        if rng.random() < 0.5:
+            key = rng.choice(floats)
+            params = params._replace(**{key: float(anything(np.array([getattr(params, key)]))[0])})
+        now += dt * rng.choice([0.0, 0.25, 1.0, 5.0, -50.0], p=[0.1, 0.4, 0.4, 0.09, 0.01])
+        realtime.submit(anything(example + rng.normal(size=example.size)), now, params)
+        asked = now + dt * rng.choice([0.0, 0.5])
+        answer = realtime.control(asked)
+        elapsed = max(dt, asked - latest) if latest > -np.inf else dt
+        latest = max(latest, asked)
+        bad += not (np.isfinite(answer.control).all() and (low <= answer.control).all())
+        bad += not (answer.control <= high).all()
+        fast += not (np.abs(answer.control - before) <= rate * elapsed * (1 + 1e-9)).all()
+        before = answer.control
+        statuses[answer.status.value] += 1
+        if answer.status is mpcrl.Status.STOPPED:
+            realtime.release()
+            latest = -np.inf
+    return bad, fast
 
 
-def every_fault(scale: float, threaded: bool = False) -> list[Row]:
-    """Every fault of the list, every planner, 10 seeds (5 in real time): documented status, flags and control."""
-    rows, seeds = [], max(1, round((5 if threaded else 10) * scale))
-    for case in (each for each in faults.CASES if each.threaded is threaded):
-        failed = 0
-        for planner in sorted(PLANNERS):
-            for seed in range(seeds):
+def every_fault(scale: float) -> list[Row]:
+    """Every fault of the list, every planner, 20 seeds: documented status, flags and control.
+
+    Goes on where the last call was ended: what a seed has given is written at once. Delete the file to begin anew.
+    """
+    path, failed, first = results("faults"), Counter[str](), 0
+    if scale >= 1 and path.exists():
+        with path.open(newline="") as file:
+            there = {each["what"]: each for each in csv.DictReader(file)}
+        if all(case.name in there for case in faults.CASES):
+            first = int(float(there[SEEDS_DONE]["value"]))
+            failed.update({case.name: int(float(there[case.name]["value"])) for case in faults.CASES})
+    seeds, done = max(1, round(20 * scale)), first
+
+    def rows() -> list[Row]:
+        found = [at_most(case.name, failed[case.name], 0, runs=done * len(PLANNERS)) for case in faults.CASES]
+        return [*found, at_least(SEEDS_DONE, done, seeds, runs=done * len(PLANNERS) * len(faults.CASES))]
+
+    for seed in range(first, seeds):
+        for case in faults.CASES:
+            for planner in sorted(PLANNERS):
                 try:
                     faults.drive(case, planner, seed)
                 except AssertionError as error:
-                    failed += 1
-                    print(case.name, planner, seed, error)
-        rows.append(at_most(case.name, failed, 0, runs=len(PLANNERS) * seeds))
-    return rows
+                    failed[case.name] += 1
+                    print(case.name, planner, seed, error, flush=True)
+        done = seed + 1
+        if scale >= 1:
+            save("faults", rows())
+    return rows()
 
 
 def process(scale: float, part: str = "") -> list[Row]:
@@ -239,15 +301,17 @@ def jitter(scale: float) -> list[Row]:
                 compilations() as compiled,
                 priority(first) as caller,
             ):
-                answers, plans, statuses = [], [], Counter[str]()
+                answers, woke, plans, statuses = [], [], [], Counter[str]()
                 state, begin, seen = realtime.controller.model.example_state(), time.monotonic() + 0.1, None
                 for tick in range(round(scale * seconds / period)):
                     stamp = begin + tick * period
                     sleep_until(stamp)
                     realtime.submit(state, stamp)
                     sleep_until(stamp + deadline)
+                    awake = time.monotonic()
                     answer = realtime.control()
                     answers.append(1e3 * (time.monotonic() - stamp))
+                    woke.append(1e3 * (awake - stamp))
                     statuses[answer.status.value] += 1
                     if realtime.last_plan is not seen:
                         seen = realtime.last_plan
@@ -267,6 +331,9 @@ def jitter(scale: float) -> list[Row]:
             "max_ms": round(max(answers), 3),
         }
         rows.append(at_most(f"{load}: p99.9 of answering, ms", late, 16, **more))
+        rows.append(row(f"{load}: p99.9 of waking up to ask, ms", float(np.percentile(woke, 99.9)), "", None, **more))
+        calls = np.subtract(answers, woke)
+        rows.append(at_most(f"{load}: p99.9 of a call of control, ms", float(np.percentile(calls, 99.9)), 1, **more))
         more["max_ms"] = round(max(plans), 3)
         bar = 1.5 if load == "alone" else np.inf
         rows.append(at_most(f"{load}: p99 / median of planning", ratio, bar, **more))
@@ -291,22 +358,20 @@ def stalls(scale: float) -> list[Row]:
 
         with controller.realtime(hz=50, deadline=deadline) as realtime, priority(first) as caller:
             controller.model.costs = slow  # type: ignore[method-assign]
-            late, woke, calls, statuses, unflagged = [], [], [], Counter[str](), 0
+            late, woke, calls, statuses = [], [], [], Counter[str]()
+            ledger = faults.Ledger(realtime, 50, deadline, time.monotonic)
             state, begin = controller.model.example_state(), time.monotonic() + 0.1
             for tick in range(round(30 * scale / period)):
                 stamp = begin + tick * period
                 sleep_until(stamp)
-                realtime.submit(state, stamp)
+                ledger.submit(state, stamp)
                 sleep_until(stamp + deadline)
                 awake = time.monotonic()
-                answer = realtime.control()
-                done = time.monotonic()
+                answer, done = ledger.control(), ledger.there
                 late.append(1e3 * (done - stamp - deadline))
                 woke.append(1e3 * (awake - stamp - deadline))
                 calls.append(1e3 * (done - awake))
                 statuses[answer.status.value] += 1
-                old = answer.age > realtime._fresh_for + 1e-9
-                unflagged += answer.status is mpcrl.Status.PLANNED and old
                 if realtime.stopped:
                     realtime.release()
         more = {
@@ -318,7 +383,10 @@ def stalls(scale: float) -> list[Row]:
         rows.append(at_most(f"{label}: latest answer after its deadline, ms", max(late), 1, **more))
         rows.append(row(f"{label}: of that the system woke us late by, ms", max(woke), "", None, **more))
         rows.append(row(f"{label}: longest call of control, ms", max(calls), "", None, **more))
-        rows.append(at_most(f"{label}: stale controls that were not flagged", unflagged, 0, **more))
+        rows.append(at_most(f"{label}: stale controls that were not flagged", ledger.unflagged, 0, **more))
+        rows.append(at_most(f"{label}: controls older than was said", ledger.too_young, 0, **more))
+        if factor == 10:  # else the rows above show nothing
+            rows.append(at_least(f"{label}: stale controls", ledger.stale, 1, **more))
         columns[f"late {label}"] = late
         print(label, dict(statuses))
     histogram("stalls", columns, 0.01, scale)
@@ -430,18 +498,22 @@ def delayed(name: str, planner: Any, mode: str, seed: int, seconds: float = 8.0)
 
 
 def smoothness(scale: float) -> list[Row]:
-    """Control variation and cost of KMPPI against MPPI at the same options.
+    """Control variation and cost of KMPPI against MPPI at the same options, a support point in every third step.
 
-    No bar for the cart-pole: a swing-up takes the force from bound to bound, and either does that.
+    With one in every second step, its default, the curve is hardly smoother than white noise. No bar for the cart-pole:
+    a swing-up takes the force from bound to bound, and either does that.
     """
     rows, seeds = [], max(2, round(5 * scale))
     common = {"budget": 1000, "kind": "normalised", "temperature": 0.03, "width": 0.3}
     for name, horizon in (("quadrotor-obstacles", 35), ("diffdrive-costmap", 40), ("cartpole-swingup", 30)):
         task, found = mpcrl.make_task(name), {}
-        for planner in (mpcrl.planners.mppi, mpcrl.planners.kmppi):
+        for planner in (
+            mpcrl.planners.mppi(horizon=horizon, **common),
+            mpcrl.planners.kmppi(horizon=horizon, points=horizon // 3, kernel_width=3.0, **common),
+        ):
             costs, variations = [], []
             for seed in range(seeds):
-                controller = mpcrl.Controller(task, planner(horizon=horizon, **common), threads=1, seed=seed)
+                controller = mpcrl.Controller(task, planner, threads=1, seed=seed)
                 x, controls, total = task.reset(np.random.default_rng(seed)), [], 0.0
                 for _ in range(task.episode_steps):
                     controls.append(controller.act(x))
@@ -449,7 +521,7 @@ def smoothness(scale: float) -> list[Row]:
                     x = np.array(task.step(tuple(x), tuple(controls[-1]), task.params))
                 costs.append(total)
                 variations.append(np.abs(np.diff(controls, axis=0) / controller.space.half_range).sum())
-            found[planner.__name__] = float(np.mean(costs)), float(np.mean(variations))
+            found[planner.name] = float(np.mean(costs)), float(np.mean(variations))
         (cost, variation), (smooth_cost, smooth_variation) = found["mppi"], found["kmppi"]
         more = {"seeds": seeds, "mppi_cost": round(cost, 2), "mppi_variation": round(variation, 1)}
         for what, ratio, bar in (
@@ -525,7 +597,6 @@ def memory(scale: float) -> list[Row]:
 STUDIES: dict[str, Callable[..., list[Row]]] = {
     "fuzz": fuzz,
     "faults": every_fault,
-    "faults-in-time": functools.partial(every_fault, threaded=True),
     "process": process,
     "jitter": jitter,
     "stalls": stalls,
@@ -554,14 +625,7 @@ def main() -> int:
         print(*(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in each.items()))
     print(f"{time.perf_counter() - begin:.0f} s")
     if scale >= 1:
-        for each in rows:
-            each.update(machine=processor(), threads_there=numba.config.NUMBA_NUM_THREADS, date=time.strftime("%F"))
-        columns = list(dict.fromkeys(key for each in rows for key in each))
-        path = RESULTS / f"realtime_{arguments.study.replace('-', '_')}.csv"
-        with atomic(path) as scratch, scratch.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        save(arguments.study, rows)
     return 0 if all(each["met"] != "no" for each in rows) else 1
 
 

@@ -21,13 +21,18 @@ _HOMES = {
     "AnalyticTask": "mpcrl.tasks.task",
     "Answer": "mpcrl.control.realtime",
     "Controller": "mpcrl.control.controller",
+    "Ensemble": "mpcrl.models.ensemble",
+    "EnsembleConfig": "mpcrl.learning.ensemble",
     "Fault": "mpcrl.control.realtime",
     "DamagedExport": "mpcrl.core.errors",
     "MpcrlError": "mpcrl.core.errors",
     "MuJoCo": "mpcrl.models.mujoco",
     "MujocoTask": "mpcrl.tasks.mujoco_task",
+    "PETS": "mpcrl.agents.pets",
+    "PETSConfig": "mpcrl.agents.pets",
     "Plan": "mpcrl.control.plan",
     "RealtimeController": "mpcrl.control.realtime",
+    "Replay": "mpcrl.learning.replay",
     "Stats": "mpcrl.control.plan",
     "Status": "mpcrl.control.plan",
     "Task": "mpcrl.tasks.task",
@@ -45,23 +50,29 @@ _HOMES = {
     "run_task": "mpcrl.experiments.run",
     "sigmoid": "mpcrl.core.vecmath",
     "smooth_abs": "mpcrl.core.vecmath",
+    "train": "mpcrl.experiments.training",
     "wrap_to_pi": "mpcrl.core.vecmath",
     "xml_task": "mpcrl.tasks.xml_task",
 }
-_ROOMS = ("control", "core", "experiments", "models", "planners", "tasks")
+_ROOMS = ("agents", "control", "core", "experiments", "learning", "models", "planners", "tasks")
 
 __all__ = [
+    "PETS",
     "Analytic",
     "AnalyticTask",
     "Answer",
     "Controller",
     "DamagedExport",
+    "Ensemble",
+    "EnsembleConfig",
     "Fault",
     "MpcrlError",
     "MuJoCo",
     "MujocoTask",
+    "PETSConfig",
     "Plan",
     "RealtimeController",
+    "Replay",
     "SavitzkyGolay",
     "Stats",
     "Status",
@@ -69,11 +80,13 @@ __all__ = [
     "TaskEnv",
     "Telemetry",
     "WrongSource",
+    "agents",
     "barrier",
     "control",
     "core",
     "experiments",
     "export",
+    "learning",
     "load",
     "make_task",
     "models",
@@ -85,12 +98,14 @@ __all__ = [
     "sigmoid",
     "smooth_abs",
     "tasks",
+    "train",
     "wrap_to_pi",
     "xml_task",
 ]
 
 if _typing.TYPE_CHECKING:
-    from mpcrl import control, core, experiments, models, planners, tasks
+    from mpcrl import agents, control, core, experiments, learning, models, planners, tasks
+    from mpcrl.agents.pets import PETS, PETSConfig
     from mpcrl.control.controller import Controller
     from mpcrl.control.export import export, load
     from mpcrl.control.filters import SavitzkyGolay
@@ -100,7 +115,11 @@ if _typing.TYPE_CHECKING:
     from mpcrl.core.errors import DamagedExport, MpcrlError, WrongSource
     from mpcrl.core.vecmath import sigmoid, smooth_abs, wrap_to_pi
     from mpcrl.experiments.run import run_task
+    from mpcrl.experiments.training import train
+    from mpcrl.learning.ensemble import EnsembleConfig
+    from mpcrl.learning.replay import Replay
     from mpcrl.models.analytic import Analytic
+    from mpcrl.models.ensemble import Ensemble
     from mpcrl.models.mujoco import MuJoCo
     from mpcrl.tasks.constraints import barrier, penalty
     from mpcrl.tasks.environment import TaskEnv

@@ -392,7 +392,7 @@ def train(
     )
     console.print(display.heading(agent.task, agent.planner, threads))
     with TrainingBoard(console, steps) as board:
-        result = train_agent(
+        result, calibrated = train_agent(
             algo,
             agent,
             steps=steps,
@@ -405,7 +405,7 @@ def train(
             on_evaluation=board.evaluation,
         )
     console.print(closing(result))
-    for sentence in write_training(result, out, json=json, tensorboard=tensorboard):
+    for sentence in write_training(result, calibrated, out, json=json, tensorboard=tensorboard):
         console.print(sentence, soft_wrap=True)
     return 0
 

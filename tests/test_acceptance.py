@@ -25,7 +25,6 @@ def test_control_quality_meets_its_bars(study):
     [
         "fuzz",
         "faults",
-        "faults-in-time",
         "process",
         "jitter",
         "stalls",

@@ -20,7 +20,7 @@ STEPS = "6"
 @pytest.mark.parametrize("example", PICTURES, ids=lambda path: path.stem)
 def test_example_runs(example: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    for package in ("mujoco", "filterpy"):
+    for package in ("mujoco", "filterpy", "torch"):
         if package in example.read_text():
             pytest.importorskip(package)
     from matplotlib import image

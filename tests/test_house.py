@@ -34,6 +34,7 @@ OPTIONAL = (
     *("mujoco", "gymnasium", "gymnasium_robotics", "dm_control", "shimmy"),
     *("tyro", "rich", "matplotlib", "mediapy", "imageio", "imageio_ffmpeg", "PIL"),
     *("mjviser", "viser"),
+    *("minari", "h5py"),
 )
 
 

@@ -36,7 +36,7 @@ def agent_of(task: Task | None = None, seed: int = 0, config: PETSConfig = SMALL
 
 
 def trained(folder: Path, steps: int, seed: int = 0) -> TrainResult:
-    return train("pets", agent_of(seed=seed), steps=steps, folder=folder)
+    return train("pets", agent_of(seed=seed), steps=steps, folder=folder)[0]
 
 
 def facts(result: TrainResult) -> tuple[object, ...]:
@@ -96,21 +96,24 @@ def test_the_first_trial_is_random_and_long_enough() -> None:
 
 
 def test_an_evaluation_leaves_the_agent_alone(tmp_path: Path) -> None:
-    once = train("pets", agent_of(), steps=60, folder=tmp_path / "once")
-    more = train("pets", agent_of(), steps=60, folder=tmp_path / "more", evaluation_episodes=3)
+    once = train("pets", agent_of(), steps=60, folder=tmp_path / "once")[0]
+    more = train("pets", agent_of(), steps=60, folder=tmp_path / "more", evaluation_episodes=3)[0]
     assert more.evaluation[0] == once.evaluation[0]
     assert len(set(more.evaluation)) == 3
     assert facts(trained(tmp_path / "more", 90)) == facts(trained(tmp_path / "once", 90))
 
 
-def test_the_gap_of_a_true_model_is_none(tmp_path: Path) -> None:
-    """With the cost alone at stake, which is the task's own, only what dynamics do wrong is left."""
+def test_the_gap_closes_as_the_model_gets_better(tmp_path: Path) -> None:
     result = trained(tmp_path, 60)
     assert np.isfinite(result.model_gap)
-    better = train(
+    better, calibrated = train(
         "pets", agent_of(config=dataclasses.replace(SMALL, ensemble=_thorough())), steps=240, folder=tmp_path / "b"
     )
     assert abs(better.model_gap) < abs(result.model_gap)
+    assert calibrated is not None
+    assert calibrated.horizon == 20
+    assert set(better.coverage) == {1, 5, 20}
+    assert (tmp_path / "b" / "calibration.csv").read_text().count("\n") > 20
 
 
 def _thorough() -> EnsembleConfig:
@@ -164,6 +167,8 @@ def test_the_command_trains_runs_and_resumes(tmp_path: Path, capsys: pytest.Capt
     assert {"algo", "task", "seed", "curve", "final_return", "model_gap", "versions"} <= set(written)
     assert set(written["curve"][0]) >= {"steps", "return", "wall_s"}
     assert written == json.loads((out / RESULT).read_text())
+    assert (out / "curve.png").stat().st_size > 10_000
+    assert (out / "calibration.png").stat().st_size > 10_000
     assert (out / "curve.csv").read_text().startswith("steps,return,wall_s")
     capsys.readouterr()
     assert (

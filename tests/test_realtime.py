@@ -22,14 +22,15 @@ from mpcrl.control.controller import Controller
 from mpcrl.control.filters import SavitzkyGolay
 from mpcrl.control.plan import Status
 from mpcrl.control.realtime import Fault
-from mpcrl.control.timeline import History, Piece, Timeline, acting, extended, serving
+from mpcrl.control.timeline import Held, History, Piece, Timeline, acting, extended, serving
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.errors import ConcurrentCall, InvalidInput
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.models.analytic import Analytic
 from mpcrl.planners import PLANNERS, presets
+from mpcrl.planners.space import ControlSpace
 from mpcrl.tasks.constraints import barrier, penalty
-from tests.faults import CASES, DEADLINE, DT, HIGH, HORIZON, LOW, SAFE, TASK, Rig, SpoilableModel, drive, step
+from tests.faults import CASES, DEADLINE, DT, HIGH, HORIZON, LOW, SAFE, TASK, Ledger, Rig, SpoilableModel, drive, step
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,6 +50,9 @@ def lockstep(**options):
 
 
 # Plans in time.
+
+FREE = Held(ControlSpace.of(np.array([-1.0]), np.array([1.0]), 1.0), np.array([0.5]))
+WIDE = Held(ControlSpace.of(np.array([-100.0]), np.array([100.0]), 0.02), np.array([0.5]))
 
 
 def piece(begin, controls, stamp=0.0, dt=1.0):
@@ -83,7 +87,7 @@ def test_what_acts_is_the_mean_of_what_holds_at_each_moment(answers, plans, star
             return 0.5
         return float(found.controls[found.step_at(moment), 0])
 
-    means, last = acting(history, timeline, np.array([0.5]), start, 1.0, 3, start + later)
+    means, last = acting(history, timeline, FREE, np.array([0.5]), start, 1.0, 3, start + later)
     grid = start + (np.arange(3000) + 0.5) / 1000
     naive = np.array([holds(moment) for moment in grid]).reshape(3, 1000).mean(axis=1)
     assert np.allclose(means[:, 0], naive, atol=0.02)
@@ -95,7 +99,7 @@ def test_what_acts_is_found_where_a_clock_counts_from_long_ago(epoch):
     history, timeline = History(1), (piece(epoch, np.arange(60.0), stamp=epoch, dt=0.02),)
     for k in range(20):
         history.add(epoch + 0.001 * k, np.array([7.0]))
-        means, _ = acting(history, timeline, np.array([0.5]), epoch + 0.02, 0.02, 3 + k, epoch)
+        means, _ = acting(history, timeline, WIDE, np.array([0.5]), epoch + 0.02, 0.02, 3 + k, epoch)
         if epoch < 1e10:
             assert np.allclose(means[:, 0], np.arange(1.0, 4 + k), atol=0.01)
 
@@ -234,6 +238,28 @@ def test_states_at_any_steady_rate_from_that_of_plans_on_are_no_miss(rate):
     assert set(statuses[21:]) == {Status.PLANNED}
 
 
+def test_plans_count_as_fresh_for_no_shorter_than_steady_states_take():
+    """States come a little too early to be planned for each: plans are as far apart as they ever are."""
+    realtime, between, stamps = lockstep(hz=50, on_miss="stop"), 0.8999 * DT, []
+    for k in range(60):
+        realtime.submit(np.zeros(2), k * between)
+        stamps.append(realtime._timeline[-1].stamp)
+        if k > 1:  # just before the plan for the state before begins
+            assert realtime.control((k - 1) * between + DT - 1e-5).status is Status.PLANNED
+    assert np.diff(stamps).max() == pytest.approx(2 * between)
+
+
+def test_states_that_come_late_now_and_then_are_no_miss():
+    """A caller at the rate of plans, whom the system wakes up to 8 ms late, stamps what it measures when it wakes."""
+    realtime, rng, stamp = lockstep(hz=50, on_miss="stop"), np.random.default_rng(0), 0.0
+    for tick in range(400):
+        begin, stamp = stamp, tick * DT + rng.choice([0.0, 0.0, 0.004, 0.008])
+        if tick:
+            asked = [realtime.control(now).status for now in np.arange(begin, stamp, 0.001)]
+            assert tick < 3 or set(asked) == {Status.PLANNED}
+        realtime.submit(np.zeros(2), stamp)
+
+
 def test_params_change_between_plans():
     realtime = lockstep()
     ends: list[float] = []
@@ -310,20 +336,18 @@ def test_a_caller_who_comes_back_after_the_plan_is_over_has_missed_too():
 
 @pytest.mark.parametrize("on_miss", ["safe", "shift"])
 def test_a_stop_of_another_thread_is_never_undone_by_an_answer(on_miss):
-    class Meddling(str):
-        """Stands for a thread that stops the controller while `control` decides."""
+    class Meddling(tuple):
+        """A timeline that stands for a thread that stops the controller while `control` decides."""
 
-        def __eq__(self, other: object) -> bool:
+        def __reversed__(self):
             realtime.stop()
-            return str.__eq__(self, other)
-
-        __hash__ = str.__hash__
+            return iter(tuple(self)[::-1])
 
     realtime = lockstep(on_miss=on_miss)
     for tick in range(3):
         realtime.submit(np.zeros(2), tick * DT)
         realtime.control(tick * DT)
-    realtime._on_miss = Meddling(on_miss)
+    realtime._timeline = Meddling(realtime._timeline)
     realtime.control(7 * DT)
     assert realtime.stopped and realtime.control(7 * DT).status is Status.STOPPED
 
@@ -357,17 +381,97 @@ def test_a_dead_planner_thread_stops_for_good():
     rig.close()
 
 
-def test_limits_hold_between_answers():
-    limited = controller(rate_limit=20.0, acceleration_limit=800.0)
+def test_a_model_that_hangs_does_not_hang_who_closes_the_controller():
+    rig, go = Rig("icem", threaded=True), threading.Event()
+    rig.run(3)
+    rig.model.spoil = lambda costs: (go.wait(60), costs)[1]
+    rig.until(lambda a: Fault.LATE in a.faults, 100)
+    begin = time.monotonic()
+    with pytest.warns(RuntimeWarning, match="did not end"):
+        rig.close()
+    assert time.monotonic() - begin < 10
+    for _ in range(2):
+        answer = rig.tick()
+        assert answer.status is Status.STOPPED and Fault.THREAD in answer.faults
+        go.set()  # too late
+        rig.realtime._thread.join()  # type: ignore[union-attr]
+    with pytest.raises(InvalidInput, match="hangs"):
+        rig.realtime.release()
+    rig.close()  # and no second warning
+    rig.heal()
+
+
+@pytest.mark.parametrize("acceleration", [None, 800.0])
+def test_a_planned_control_is_held_for_its_period_and_the_next_is_within_the_limits(acceleration):
+    limited = controller(rate_limit=20.0, acceleration_limit=acceleration)
     realtime = limited.realtime(lockstep=True, deadline=DEADLINE)
-    rng, answers = np.random.default_rng(0), [SAFE[0]]
+    rng, steps = np.random.default_rng(0), []
     for tick in range(60):
-        realtime.submit(rng.normal(size=2), tick * DT, TASK.params._replace(goal=rng.normal()))
-        answers += [realtime.control(tick * DT + part * DT / 4).control[0] for part in range(4)]
-    rates = np.diff(answers)[1:] / (DT / 4)
-    assert np.abs(rates).max() <= 20 * (1 + 1e-9)
-    assert np.abs(np.diff(rates)).max() / (DT / 4) <= 800 * (1 + 1e-6)
-    assert min(answers) >= LOW[0] and max(answers) <= HIGH[0] and np.ptp(answers) > 0.5
+        realtime.submit(rng.normal(size=2), tick * DT, TASK.params._replace(goal=10 * rng.normal()))
+        served = serving(realtime._timeline, tick * DT)
+        answers = [realtime.control(tick * DT + part * DT / 4) for part in range(4)]
+        if served is None:
+            continue
+        assert np.abs([answer.control - served.controls[0] for answer in answers]).max() < 1e-12
+        steps.append(served.controls[0, 0])
+    changes = np.abs(np.diff(steps))
+    assert changes.max() == pytest.approx(20 * DT) and (changes > 0.9 * 20 * DT).mean() > 0.2
+    assert acceleration is None or np.abs(np.diff(steps, 2)).max() <= acceleration * DT**2 * (1 + 1e-6)
+    assert min(steps) >= LOW[0] and max(steps) <= HIGH[0]
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.35, 1.0, 1.7, 4.0]), st.floats(-1, 1)), min_size=2, max_size=60))
+@settings(max_examples=80, deadline=None)
+def test_between_any_two_answers_no_control_changes_by_more_than_the_rate_admits(asked):
+    """Whatever is wanted, and whenever it is to have begun, asked for at any times."""
+    space = ControlSpace.of(np.array([-1.0]), np.array([1.0]), 1.0, 0.3)
+    held, at, answers = Held(space, np.zeros(1)), 0.0, []
+    for gap, wanted in asked:
+        at += gap
+        begins = at if wanted > 0.5 else np.floor(at)  # the safe control, or a planned one
+        held = held.moved(np.array([wanted]), begins, at)
+        answers.append((at, held.control[0]))
+    times, controls = np.array(answers).T
+    spans, changes = np.abs(times[:, None] - times), np.abs(controls[:, None] - controls)
+    assert (changes <= 0.3 * (spans + 1.0) + 1e-9).all()
+
+
+def test_what_could_not_be_reached_at_once_is_reached_at_the_rate():
+    space = ControlSpace.of(np.array([-1.0]), np.array([1.0]), 1.0, 0.3)
+    held, path = Held(space, np.zeros(1)), []
+    for k in range(40):
+        held = held.moved(np.array([1.0]), 0.0, 0.1 * k)  # of one long step
+        path.append(held.control[0])
+    assert path == pytest.approx([min(0.3 + 0.03 * k, 1.0) for k in range(40)])
+
+
+@pytest.mark.parametrize("rate", [None, 20.0])
+@pytest.mark.parametrize("on_miss", ["shift", "safe"])
+def test_the_first_plan_after_a_miss_starts_where_the_answers_lead(on_miss, rate):
+    """Silence for some periods, then a state again: the committed controls are those that the ladder will give."""
+    planning = controller(rate_limit=rate)
+    realtime = planning.realtime(lockstep=True, deadline=DEADLINE, actuator_delay=3 * DT, on_miss=on_miss, stop_after=9)
+    seen: dict[int, np.ndarray] = {}
+    lead, line = realtime._lead, [SAFE] * 3
+    plan = planning.plan
+
+    def spied(state, **options):
+        seen[tick + lead] = state
+        return plan(state, **options)
+
+    planning.plan = spied
+    x, met, statuses = np.array([0.0, 0.5]), 0, []
+    for tick in range(30):
+        if tick in seen:
+            assert np.allclose(seen[tick], x, atol=1e-5), tick
+            met += 1
+        if not 10 <= tick < 15:
+            realtime.submit(x, tick * DT)
+        answer = realtime.control(tick * DT)
+        statuses.append(answer.status)
+        line.append(answer.control)
+        x = np.array(step(tuple(x), tuple(line.pop(0)), TASK.params))
+    assert met >= 20 and (Status.SAFE if on_miss == "safe" else Status.SHIFTED) in statuses[6:]
 
 
 def test_an_estimator_makes_states_of_measurements():
@@ -552,10 +656,21 @@ def test_numbers_beyond_all_floats_are_bad_input():
         lambda: realtime.submit([0, 0], 10**400),
         lambda: realtime.control(10**400),
         lambda: realtime.controller.act([10**400, 0]),
+        lambda: realtime.controller.plan([0, 0], applied=[10**400]),
         lambda: controller(safe_control=[10**400]),
     ):
         with pytest.raises(InvalidInput, match="must be"):
             call()
+
+
+def test_what_is_given_is_copied():
+    safe, start = SAFE.copy(), np.zeros(2)
+    planning = controller(safe_control=safe)
+    realtime = planning.realtime(lockstep=True, deadline=DEADLINE)
+    assert realtime.submit(start, 0.0)
+    safe[:], start[:] = np.nan, np.nan
+    assert np.array_equal(planning.safe_control, SAFE) and np.array_equal(realtime.control(0.0).control, SAFE)
+    assert realtime.control(DT).status is Status.PLANNED
 
 
 def test_bad_options_are_refused():
@@ -586,6 +701,25 @@ def test_fault(case, planner):
 @pytest.mark.parametrize("case", [case for case in CASES if case.threaded], ids=lambda case: case.name)
 def test_fault_in_real_time(case, planner):
     drive(case, planner)
+
+
+@pytest.mark.parametrize("lying", ["", "status", "age"])
+def test_the_ledger_finds_stale_controls_that_are_not_flagged(lying):
+    now = [0.0]
+    realtime = lockstep(hz=1 / DT)
+    ledger = Ledger(realtime, 1 / DT, DEADLINE, lambda: now[0])
+    if lying == "status":
+        realtime._fresh_for = np.inf
+    if lying == "age":
+        control = realtime.control
+        realtime.control = lambda now: control(now)._replace(age=0.0)
+    for tick in range(30):
+        now[0] = tick * DT
+        if tick % 10 < 5:
+            ledger.submit(np.zeros(2), now[0])
+        ledger.control()
+    assert 5 < ledger.stale < 20 and (ledger.unflagged > 5) == (lying == "status")
+    assert (ledger.too_young > 5) == (lying == "age")
 
 
 def test_every_fault_stands_in_the_table():

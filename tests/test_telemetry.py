@@ -279,3 +279,26 @@ def test_the_monitor_before_the_first_plan_and_of_what_is_no_telemetry(tmp_path,
     for path in ("log", "nowhere"):
         assert main(["monitor", str(tmp_path / path), "--once"]) == 2
         assert "give the path of a controller's telemetry" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["task", "planner", "budget", "horizon", "dt", "control_low", "control_high", "pid"])
+def test_the_monitor_refuses_telemetry_that_does_not_describe_a_controller(tmp_path, capsys, key):
+    toy(telemetry=tmp_path / "log").plan(np.zeros(1))
+    whole = (tmp_path / "log").read_bytes()
+    (tmp_path / "log").write_bytes(whole.replace(b'"%s"' % key.encode(), b'"%s"' % key[::-1].encode()))
+    assert main(["monitor", str(tmp_path / "log"), "--once"]) == 2
+    assert f"does not tell its {key}" in capsys.readouterr().err
+
+
+def test_the_monitor_refuses_a_description_of_wrong_values(tmp_path, capsys):
+    toy(telemetry=tmp_path / "log").plan(np.zeros(1))
+    whole = (tmp_path / "log").read_bytes()
+    for right, wrong in (
+        (b'"horizon": 5', b'"horizon":-5'),
+        (b'"dt": 0', b'"dt":-0'),
+        (b'"pid": ', b'"pid":-'),
+    ):
+        assert right in whole and len(right) == len(wrong)
+        (tmp_path / "log").write_bytes(whole.replace(right, wrong))
+        assert main(["monitor", str(tmp_path / "log"), "--once"]) == 2
+        assert capsys.readouterr().err.startswith("error: ")

@@ -15,7 +15,7 @@ from mpcrl.control.filters import SavitzkyGolay, Validator
 from mpcrl.control.plan import Plan, Stats, Status
 from mpcrl.control.realtime import Estimator, RealtimeController
 from mpcrl.control.telemetry import Counter, Telemetry
-from mpcrl.core.checks import finite_vector, positive_integer, positive_number
+from mpcrl.core.checks import finite, finite_vector, numbers, positive_integer, positive_number, vector
 from mpcrl.core.errors import ConcurrentCall, InvalidInput
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.models import model_of
@@ -46,7 +46,8 @@ class Controller:
     threads : int, optional
         Threads to plan with; all that this process may use if not given.
     rate_limit : float or ndarray [nu], optional
-        Largest change of a control per second.
+        Largest change of a control per second. Controls change from one control period to the next, by at most
+        `rate_limit` dt, and are held in between: an actuator that follows makes a ramp of it.
     acceleration_limit : float or ndarray [nu], optional
         Largest change of that rate per second. Plans are brought within it; the planner itself does not know of it.
     smoothing : SavitzkyGolay, optional
@@ -242,7 +243,8 @@ class Controller:
             raise InvalidInput(f"elapsed must be a finite number of seconds of at least 0, got {elapsed!r}")
         if applied is not None:
             applied = self._remembered(applied)
-        start = self._checked(state)
+        given = vector("state", state, self.model.nx)
+        start = given if finite(given) else None
         self._steps += elapsed / self.task.dt
         self._past = self._past if applied is None else applied
         params = self.task.params if params is None else params
@@ -321,19 +323,9 @@ class Controller:
         )
 
     # ---- parts ---------------------------------------------------------------------------------------------------
-    def _checked(self, state: np.ndarray) -> np.ndarray | None:
-        """The state as the model takes it; None where it is not finite."""
-        try:
-            vector = np.array(state, np.float64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInput(f"state must be a vector of {self.model.nx} numbers, got {state!r}") from error
-        if vector.shape != (self.model.nx,):
-            raise InvalidInput(f"state must be a vector of {self.model.nx} numbers, got the shape {vector.shape}")
-        return vector if _finite(vector) else None
-
     def _remembered(self, applied: np.ndarray) -> np.ndarray:
         """Controls before a plan, as many as are remembered: the oldest again where too few are given."""
-        rows = np.array(applied, np.float64, ndmin=2)
+        rows = np.atleast_2d(numbers("applied", applied))
         if rows.ndim != 2 or rows.shape[1] != self.task.nu or not len(rows) or not np.isfinite(rows).all():
             raise InvalidInput(f"applied must be finite controls of {self.task.nu} numbers, got {applied!r}")
         rows = np.clip(rows, self.space.low, self.space.high)[-self.memory :]
@@ -437,7 +429,7 @@ class Controller:
         else:
             status, controls = Status.SAFE, np.tile(self._safe, (self.planner.horizon, 1))
         control = self._admitted(controls[0], self._past)
-        if not _finite(control):
+        if not finite(control):
             status, control = Status.SAFE, self._safe.copy()
         self._past = np.concatenate([self._past[1:], control[None]])
         if start is not None:
@@ -502,8 +494,3 @@ def _cheapest(info: IterationInfo, count: int) -> np.ndarray | tuple[()]:
         return ()
     order = np.argsort(info.costs, kind="stable")[:count]
     return info.candidates.at(order[np.isfinite(info.costs[order])])
-
-
-def _finite(vector: np.ndarray) -> bool:
-    """Quicker than NumPy for the few numbers of a state or a control."""
-    return all(map(math.isfinite, vector.tolist()))

@@ -18,6 +18,7 @@ import math
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -25,15 +26,21 @@ import numpy as np
 
 from mpcrl.control.plan import Plan, Status
 from mpcrl.control.telemetry import Telemetry
-from mpcrl.control.timeline import History, Piece, Timeline, acting, extended, serving
-from mpcrl.core.checks import positive_number
+from mpcrl.control.timeline import Held, History, Piece, Timeline, acting, extended, serving
+from mpcrl.core.checks import finite, numbers, positive_number, vector
 from mpcrl.core.errors import ForkedProcess, InvalidInput
 from mpcrl.models.model import Model
 from mpcrl.planners.space import ControlSpace
 from mpcrl.tasks.task import Task
 
-_PERIOD_SLACK = 0.9  # of a planning period after which the next state may be planned for: stamps jitter
-_MOST_PERIODS = 2 * _PERIOD_SLACK  # from plan to plan where states come steadily: one just too early is left out
+_PERIOD_SLACK = 0.9  # of a planning period after which the next state is planned for: two clocks never run alike
+_LATENESS = 0.5  # of a period by which a state may come late without the next one being too early
+_MOST_PERIODS = 2 * _PERIOD_SLACK
+"""From plan to plan, for how long a plan counts as fresh. Where states come every d periods, d <= 1, plans may be
+ceil(0.9 / d) d apart: most where d is just below 0.9, a state comes just too early, and the next plan begins 1.8
+periods after the last though nothing is late. A smaller number would call that a miss; with d = 1 the rest is for
+stamps that jitter."""
+_CLOSING_S = 1.0  # beyond the deadline, after which a planner thread that has not ended will hardly ever
 _ON_MISS = ("shift", "safe", "stop")
 
 
@@ -47,7 +54,7 @@ class Fault(enum.Flag):
     CLOCK = enum.auto()  # `now` went back, or is not finite: the answer is for the latest time seen, plus what passed
     LATE = enum.auto()  # the last plan was not ready by its deadline
     MODEL = enum.auto()  # the last plan found no finite trajectory, none that the validator takes, or raised an error
-    THREAD = enum.auto()  # the planner thread is dead
+    THREAD = enum.auto()  # the planner thread is dead, or did not end when it was closed
 
 
 class Answer(NamedTuple):
@@ -56,7 +63,9 @@ class Answer(NamedTuple):
     Attributes
     ----------
     control : ndarray [nu]
-        Finite, within bounds and rates, whatever happened.
+        Finite, within bounds and limits, whatever happened. A plan's control is the same for its whole period; from one
+        to the next it changes by what the limits admit in a period, and so it does on the way to a fallback, which is
+        taken step by step as time passes: between two answers T apart by no more than `rate_limit` (T + dt).
     status : Status
         PLANNED only where the plan is as young as it is meant to be.
     age : float
@@ -198,7 +207,7 @@ class RealtimeController:
         self._safe, self._nx = controller.safe_control, controller.model.nx
         # what the caller's thread writes
         self._history = History(controller.task.nu)
-        self._applied, self._velocity, self._now = self._safe, np.zeros_like(self._safe), -math.inf
+        self._held, self._now = Held(controller.space, self._safe), -math.inf
         self._heard = -math.inf  # on the system's clock
         self._stamp, self._measured = -math.inf, -math.inf
         self._due = -math.inf
@@ -211,6 +220,7 @@ class RealtimeController:
         # what the planner writes
         self._timeline: Timeline = ()
         self._plan_faults = Fault.NONE
+        self._thread_faults = Fault.NONE  # for good
         self._done = -math.inf  # stamp of the last state that was planned for, or given up
         self._begun: float | None = None  # where the last plan was to begin
         self._steps = 0.0  # control periods from the first stamp to there
@@ -262,26 +272,28 @@ class RealtimeController:
         if not math.isfinite(stamp) or stamp <= self._stamp or future:
             self._submit_faults = Fault.STAMP
             return False
-        vector = self._vector(state, stamp)
+        measured = self._vector(state, stamp)
         self._stamp = stamp
         if params is not None:
             self._params = params
-        if vector is None:
+        if measured is None:
             self._submit_faults = Fault.STATE
             return False
         if self._thread is not None and arrived - stamp >= self._deadline:
             self._submit_faults = Fault.STAMP
             return False
         self._submit_faults = Fault.NONE
-        mail = _Mail(vector, stamp, self._params, self._history)
+        mail = _Mail(measured, stamp, self._params, self._history)
+        due = stamp >= self._due
+        if due:
+            before = stamp if self._due == -math.inf else max(self._due, stamp - _LATENESS * self._period)
+            self._due = before + _PERIOD_SLACK * self._period
         if self._thread is None:
-            if stamp >= self._due:
-                self._due = stamp + _PERIOD_SLACK * self._period
+            if due:
                 self._attempt(mail)
             return True
         self._mail = mail
-        if stamp >= self._due:
-            self._due = stamp + _PERIOD_SLACK * self._period
+        if due:
             if self._done >= self._waiting:
                 self._waiting = stamp
             self._wakeup.set()
@@ -301,7 +313,7 @@ class RealtimeController:
             In a child process: its planner thread stayed behind.
         """
         self._check_process()
-        faults = self._submit_faults | self._plan_faults
+        faults = self._submit_faults | self._plan_faults | self._thread_faults
         now = self._clock() if now is None else _number("now", now)
         heard = time.monotonic()
         if not (self._now <= now < math.inf):
@@ -314,14 +326,11 @@ class RealtimeController:
             faults |= Fault.LATE
         if now - self._stamp > self._deadline + 1.5 * self._period:
             faults |= Fault.SILENT
-        elapsed = now - self._now if self._now > -math.inf else self._dt
-        self._now = now
-        status, wanted, age = self._rung(now)
-        control = self.controller.space.admit(wanted, self._applied, elapsed, self._velocity)
-        if elapsed > 0:
-            self._velocity = (control - self._applied) / elapsed
-        self._applied = control
-        self._history.add(now + self._delay, control)
+        self._now, at = now, now + self._delay
+        status, wanted, begins, age = self._rung(at)
+        self._held = self._held.moved(wanted, begins, at)
+        control = self._held.control
+        self._history.add(at, control)
         self.controller.telemetry.answered(status, faults.value)
         return Answer(control.copy(), status, age, faults)
 
@@ -338,11 +347,12 @@ class RealtimeController:
             Where the planner thread is dead.
         """
         self._check_process()
-        if Fault.THREAD in self._plan_faults:
-            raise InvalidInput(f"the planner thread is dead ({self.error!r}); make a new controller")
+        if self._thread_faults:
+            raise InvalidInput(f"the planner thread is dead or hangs ({self.error!r}); make a new controller")
         self._mail, self._history = None, History(self.controller.task.nu)  # a plan at hand sees that it is of before
         self._timeline = ()
         self._now = self._stamp = self._measured = self._due = self._waiting = self._done = -math.inf
+        self._held = self._held._replace(since=-math.inf, at=-math.inf)
         self._armed, self._safe_since, self._stopped = False, None, False
 
     @property
@@ -351,12 +361,26 @@ class RealtimeController:
         return self._stopped
 
     def close(self) -> None:
-        """End the planner thread, after the plan at hand; answers go on down the fallbacks."""
+        """End the planner thread, after the plan at hand; answers go on down the fallbacks.
+
+        A thread that has not ended a second after its deadline, because its model hangs say, is left alone with a
+        RuntimeWarning, and the controller stops with `Fault.THREAD`. It does not keep the process from ending.
+        """
         atexit.unregister(self.close)
         self._closing = True
         self._wakeup.set()
-        if self._thread is not None and os.getpid() == self._pid and self._thread is not threading.current_thread():
-            self._thread.join()
+        thread, seconds = self._thread, self._deadline + _CLOSING_S
+        if thread is None or os.getpid() != self._pid or thread is threading.current_thread():
+            return
+        thread.join(seconds)
+        if thread.is_alive() and not self._thread_faults:
+            self._lost()
+            warnings.warn(
+                f"the planner thread did not end within {seconds:.3g} s: a plan hangs, in the model most likely. The "
+                "thread stays until the process ends; do not use this controller, its model or its planner again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def __enter__(self) -> RealtimeController:
         return self
@@ -374,23 +398,21 @@ class RealtimeController:
 
     def _vector(self, state: np.ndarray, stamp: float) -> np.ndarray | None:
         """The state [nx] as the model takes it; None where it is not finite or the estimator fails."""
-        try:
-            vector = np.array(state, np.float64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInput(f"state must be a vector of {self._nx} numbers, got {state!r}") from error
         if self._estimator is not None:
-            if not np.isfinite(vector).all():
+            measurement = numbers("the measurement", state)
+            if not np.isfinite(measurement).all():
                 return None
-            vector = self._estimated(vector, stamp)
-        if vector.shape != (self._nx,):
-            raise InvalidInput(f"state must be a vector of {self._nx} numbers, got the shape {vector.shape}")
-        return vector if all(map(math.isfinite, vector.tolist())) else None
+            state = self._estimated(measurement, stamp)
+        found = vector("state", state, self._nx)
+        return found if finite(found) else None
 
     def _estimated(self, measurement: np.ndarray, stamp: float) -> np.ndarray:
-        elapsed, control = 0.0, self._applied
+        elapsed, control = 0.0, self._held.control
         if self._measured > -math.inf:
             elapsed = stamp - self._measured
-            (control, *_), _ = acting(self._history, (), self._safe, self._measured, elapsed, 1, known=stamp)
+            (control, *_), _ = acting(
+                self._history, (), self._held, self._safe, self._measured, elapsed, 1, known=stamp
+            )
         self._measured = stamp
         assert self._estimator is not None
         try:
@@ -399,27 +421,30 @@ class RealtimeController:
             self.error = error
             return np.full(self._nx, np.nan)
 
-    def _rung(self, now: float) -> tuple[Status, np.ndarray, float]:
-        """Status, control and age by the order of fallbacks."""
-        at = now + self._delay
+    def _rung(self, at: float) -> tuple[Status, np.ndarray, float, float]:
+        """Status, control, since when it is to act and age, by the order of fallbacks."""
         piece = serving(self._timeline, at)
         if self._stopped or piece is None:
-            return self._without_plan(now)
-        index, age = piece.step_at(at), now - piece.stamp
-        fresh = age <= self._fresh_for
-        if index < len(piece.controls) and (fresh or self._on_miss == "shift"):
+            return self._without_plan(at)
+        if piece.lasts(at):
             self._armed, self._safe_since = True, None
-            return Status.PLANNED if fresh else Status.SHIFTED, piece.controls[index], age
+            step = piece.step_at(at)
+            status = Status.PLANNED if at <= self._fresh_until(piece.stamp) else Status.SHIFTED
+            return status, piece.controls[step], piece.begin + step * piece.dt, at - self._delay - piece.stamp
         if self._on_miss == "stop":
             self._stopped = True  # never set to False but by `release`: another thread may have just set it to True
-        return self._without_plan(now)
+        return self._without_plan(at)
 
-    def _without_plan(self, now: float) -> tuple[Status, np.ndarray, float]:
+    def _without_plan(self, at: float) -> tuple[Status, np.ndarray, float, float]:
         if self._armed and not self._stopped:
-            self._safe_since = now if self._safe_since is None else self._safe_since
-            if now - self._safe_since >= self._stop_after - 1e-9:
+            self._safe_since = at if self._safe_since is None else self._safe_since
+            if at - self._safe_since >= self._stop_after - 1e-9:
                 self._stopped = True
-        return Status.STOPPED if self._stopped else Status.SAFE, self._safe, math.inf
+        return Status.STOPPED if self._stopped else Status.SAFE, self._safe, at, math.inf
+
+    def _fresh_until(self, stamp: float) -> float:
+        """When the actuator has followed the plan for a state for as long as it is meant to."""
+        return stamp + self._fresh_for + self._delay
 
     # ---- the planner's side --------------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -432,8 +457,12 @@ class RealtimeController:
                     self._attempt(mail)
         finally:
             if not self._closing:
-                self._plan_faults |= Fault.THREAD
-                self._stopped = True
+                self._lost()
+
+    def _lost(self) -> None:
+        """There is no planner thread any more that could be relied on."""
+        self._thread_faults = Fault.THREAD
+        self._stopped = True
 
     def _attempt(self, mail: _Mail) -> None:
         """Plan for a state; on success the plan joins the timeline, and whatever goes wrong becomes a fault."""
@@ -453,6 +482,7 @@ class RealtimeController:
         frozen, last = acting(
             mail.history,
             timeline,
+            self._held,
             self._safe,
             mail.stamp - memory * self._dt,
             self._dt,
@@ -475,7 +505,8 @@ class RealtimeController:
         if plan.status is not Status.PLANNED:
             return fault | (Fault.MODEL if plan.iterations or not np.isfinite(predicted).all() else Fault.LATE)
         if mail.history is self._history:
-            self._timeline = extended(self._timeline, Piece(mail.stamp, begin, self._dt, plan.controls))
+            until = math.inf if self._on_miss == "shift" else self._fresh_until(mail.stamp)
+            self._timeline = extended(self._timeline, Piece(mail.stamp, begin, self._dt, plan.controls, until))
         if mail.history is not self._history:  # released meanwhile: what was written may have come after that
             self._timeline = ()
         return fault

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import joblib
@@ -19,6 +21,9 @@ _RESTART_S = 60
 """How long Dask may take to start workers in the place of dead ones."""
 
 
+Parallel = Callable[[Iterator[Any]], Iterator[Any]]
+
+
 class Workers(NamedTuple):
     """Processes that runs can be given to.
 
@@ -30,25 +35,26 @@ class Workers(NamedTuple):
     died : tuple of type
         What is raised when a worker process ends before its run.
     parallel : callable
-        `parallel(threads)()` is a joblib.Parallel that yields results as they come, its workers with so many threads.
+        `parallel(threads)(tasks)` begins tasks of joblib's, and is an iterator of their results as they come; the
+        workers have so many threads.
     """
 
     number: int
     local: bool
     died: tuple[type[Exception], ...]
-    parallel: Callable[[int], Callable[[], joblib.Parallel]]
+    parallel: Callable[[int], Parallel]
 
 
 @contextlib.contextmanager
 def _loky(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
     count = available_threads() if workers is None else workers
 
-    def parallel(threads: int) -> Callable[[], joblib.Parallel]:
-        def make() -> joblib.Parallel:
-            with joblib.parallel_config("loky", inner_max_num_threads=threads):
-                return _parallel(count)
+    def parallel(threads: int) -> Parallel:
+        def begin(tasks: Iterator[Any]) -> Iterator[Any]:
+            with joblib.parallel_config("loky", inner_max_num_threads=threads), _interrupts_later():
+                return _parallel(count, tasks)
 
-        return make
+        return begin
 
     try:
         yield Workers(count, True, (TerminatedWorkerError,), parallel)
@@ -133,9 +139,26 @@ def _ray(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
         ray.shutdown()
 
 
-def _parallel(count: int) -> joblib.Parallel:
+def _parallel(count: int, tasks: Iterator[Any]) -> Iterator[Any]:
     """One run at a time and worker, the next ones at hand: they are too long for larger batches to pay."""
-    return joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+    return joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")(tasks)
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits until the workers are begun, and never reaches them: they inherit that it is blocked.
+
+    A terminal sends it to all its processes. This one ends the others; one that still imports would tell of it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it would let Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 BACKENDS: dict[str, Callable[[int | None, str | None], contextlib.AbstractContextManager[Workers]]] = {

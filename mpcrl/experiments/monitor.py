@@ -6,6 +6,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -15,7 +16,8 @@ from rich.text import Text
 
 from mpcrl.control.plan import Status
 from mpcrl.control.telemetry import STATUSES, Counter, Telemetry
-from mpcrl.core.checks import positive_number
+from mpcrl.core.checks import finite_vector, positive_integer, positive_number
+from mpcrl.core.errors import BadTelemetry
 from mpcrl.experiments.display import columns
 
 _CONTROLS = 12  # that are shown
@@ -23,6 +25,19 @@ _SILENT_S = 1.0  # without a plan, after which that is said
 _BAR = 24
 _MOST_RATE = 4  # plans per control period that are looked for: reading more takes time from the controller's machine
 _STYLES = {Status.PLANNED: "green", Status.SHIFTED: "yellow", Status.SAFE: "red", Status.STOPPED: "bold red"}
+
+
+class _About(NamedTuple):
+    """What the picture tells of the controller."""
+
+    task: str
+    planner: str
+    budget: int
+    horizon: int
+    dt: float
+    low: list[float]
+    high: list[float]
+    pid: int
 
 
 def monitor(console: Console, path: Path, *, once: bool, window: float, refresh: float) -> None:
@@ -52,14 +67,20 @@ def monitor(console: Console, path: Path, *, once: bool, window: float, refresh:
 
 
 def picture(telemetry: Telemetry, window: float) -> RenderableType:
-    """The plans of the last `window` seconds, and what came since the reset."""
-    about, now = telemetry.description, time.monotonic()
+    """The plans of the last `window` seconds, and what came since the reset.
+
+    Raises
+    ------
+    BadTelemetry
+        It is not of a controller: its description lacks something.
+    """
+    about, now = _about(telemetry), time.monotonic()
     title = Text.assemble(
-        (str(about["task"]), "bold"),
-        f"  {about['planner']}, {about['budget']} trajectories x {about['horizon']} steps, ",
-        f"control period {1e3 * about['dt']:g} ms, process {about['pid']}",
+        (about.task, "bold"),
+        f"  {about.planner}, {about.budget} trajectories x {about.horizon} steps, ",
+        f"control period {1e3 * about.dt:g} ms, process {about.pid}",
     )
-    log = telemetry.read(math.ceil(_MOST_RATE * window / about["dt"]))
+    log = telemetry.read(min(telemetry.capacity, math.ceil(_MOST_RATE * min(window / about.dt, telemetry.capacity))))
     if not len(log):
         return Group(title, Text("no plan yet", style="yellow"))
     newest = log.values[-1]
@@ -85,8 +106,26 @@ def picture(telemetry: Telemetry, window: float) -> RenderableType:
     stage = ", ".join(f"{name} {value:.4g}" for name, value in zip(log.names("stage"), log["stage"][-1], strict=True))
     if stage:
         table.add_row("stage cost", stage)
-    bounds = (about["control_low"], about["control_high"])
-    return Group(title, table, _controls(log.names("control"), log["control"][-1], *bounds))
+    return Group(title, table, _controls(log.names("control"), log["control"][-1], about.low, about.high))
+
+
+def _about(telemetry: Telemetry) -> _About:
+    given, nu = telemetry.description, sum(name.startswith("control_") for name in telemetry.columns)
+    try:
+        return _About(
+            task=str(given["task"]),
+            planner=str(given["planner"]),
+            budget=positive_integer("budget", given["budget"]),
+            horizon=positive_integer("horizon", given["horizon"]),
+            dt=positive_number("dt", given["dt"]),
+            low=finite_vector("control_low", given["control_low"], nu).tolist(),
+            high=finite_vector("control_high", given["control_high"], nu).tolist(),
+            pid=positive_integer("pid", given["pid"]),
+        )
+    except KeyError as error:
+        raise BadTelemetry(f"the telemetry does not tell its {error.args[0]}; give that of a controller") from error
+    except ValueError as error:
+        raise BadTelemetry(f"the telemetry is damaged: {error}; start the controller again") from error
 
 
 def _rate(times: np.ndarray, silent: float) -> Text:

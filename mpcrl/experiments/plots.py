@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +47,9 @@ def save_plot(task: Task, result: RunResult, path: Path) -> None:
     MissingDependency
         Matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing("matplotlib", "plots") from error
-
     episode = result.records[0]
     panels = _panels(episode)
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
-        figure = Figure(figsize=(10.0, 4.9 + 1.9 * len(panels)), layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(path, (10.0, 4.9 + 1.9 * len(panels))) as figure:
         heights = [2.3, *(1.9 for _ in panels), 2.3]
         axes = figure.subplots(len(heights), sharex=True, height_ratios=heights)
         _draw_returns(axes[0], task, result)
@@ -66,6 +59,27 @@ def save_plot(task: Task, result: RunResult, path: Path) -> None:
         axes[-1].set_xlabel("time, s")
         axes[0].set_xlim(0.0, max(len(record.controls) for record in result.records) * task.dt)
         figure.align_ylabels()
+
+
+@contextlib.contextmanager
+def drawing(path: Path, size: tuple[float, float]) -> Iterator[Any]:
+    """A Matplotlib figure of a size in inches, in the project's style, that is written to a PNG file if all goes well.
+
+    Raises
+    ------
+    MissingDependency
+        Matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise missing("matplotlib", "plots") from error
+    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
         with atomic(path) as scratch:
             figure.savefig(scratch, dpi=120)
 

@@ -183,7 +183,7 @@ def _unordered(workers: Workers, runs: Sequence[Run], threads: int) -> Iterator[
 
     while waiting:
         try:
-            ending = parallel()(tasks(list(waiting.values())))
+            ending = parallel(tasks(list(waiting.values())))
             importlib.import_module("scipy.special")  # the workers start, and the tables at the end need it
             for record in ending:
                 del waiting[record["hash"], record["seed"]]
@@ -195,7 +195,7 @@ def _unordered(workers: Workers, runs: Sequence[Run], threads: int) -> Iterator[
             for key in suspects:
                 run = waiting.pop(key)
                 try:
-                    yield from parallel()(tasks([run]))
+                    yield from parallel(tasks([run]))
                 except workers.died:
                     yield _death(run, threads)
 

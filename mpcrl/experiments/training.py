@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ from mpcrl.experiments.configure import MODEL_FOLDER
 from mpcrl.experiments.episode import Episode, Loop, Progress
 from mpcrl.experiments.machine import machine, versions
 from mpcrl.experiments.worlds import World, world_of
+from mpcrl.learning.calibration import LEVELS, Calibration, calibration
+from mpcrl.learning.replay import Replay
 from mpcrl.models.ensemble import Ensemble
 
 EVALUATION_SEED = 1_000_000
@@ -34,6 +36,10 @@ EVALUATION_SEED = 1_000_000
 
 CHECKPOINT, RESULT = "checkpoint", "train.json"
 """Names in the folder of a training."""
+
+
+_HORIZON, _PARTICLES = 20, 100
+"""Steps ahead, and particles to take intervals of, for the calibration."""
 
 
 class Point(NamedTuple):
@@ -80,6 +86,8 @@ class TrainResult:
     model_gap : float
         What the model predicted for the evaluation's controls, minus what came of them, in return per episode; minus
         the planning cost where the task has one of its own. Above 0 the model is too hopeful.
+    coverage : dict
+        Share of the evaluation's states, after 1, 5 and 20 control steps, within the model's central 90% interval.
     config : dict
         Of the agent.
     versions, machine : dict
@@ -93,6 +101,7 @@ class TrainResult:
     evaluation: tuple[float, ...]
     final_return: float
     model_gap: float
+    coverage: Mapping[int, float]
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
@@ -116,7 +125,7 @@ def train(
     on_trial: Callable[[Trial, Point], None] = lambda trial, point: None,
     on_epoch: Callable[[Any], None] = lambda progress: None,
     on_evaluation: Callable[[Progress], None] = lambda progress: None,
-) -> TrainResult:
+) -> tuple[TrainResult, Calibration | None]:
     """Run trials until `steps` control steps are done, then evaluate.
 
     After every trial all that the next one depends on is written, so that a training that was interrupted goes on, and
@@ -135,6 +144,11 @@ def train(
         With seeds that no trial has.
     on_start, on_step, on_trial, on_epoch, on_evaluation : callable
         Told how it goes on.
+
+    Returns
+    -------
+    TrainResult, Calibration
+        The second is how well the model's intervals held in the evaluation; None where its episodes are too short.
 
     Raises
     ------
@@ -167,6 +181,9 @@ def train(
             gaps.append(model_gap(agent.controller, episodes[-1], world.params))
     finally:
         world.close()
+    calibrated = calibrate(agent.model, episodes)
+    if calibrated is not None:
+        calibrated.to_csv(folder / "calibration.csv")
     result = TrainResult(
         algo=algo,
         task=agent.task.name,
@@ -176,13 +193,14 @@ def train(
         evaluation=tuple(episode.total for episode in episodes),
         final_return=float(np.mean([episode.total for episode in episodes])),
         model_gap=float(np.mean(gaps)),
+        coverage=_coverage(calibrated),
         config=agent.setup(),
         versions=versions(),
         machine=machine(agent.controller.threads.count),
     )
     with written(folder / RESULT) as scratch:
         scratch.write_text(result.to_json())
-    return result
+    return result, calibrated
 
 
 def evaluate(
@@ -213,6 +231,26 @@ def model_gap(controller: Controller, episode: Episode, params: Any) -> float:
         (predicted,) = plain.costs(episode.states[t], candidates, t, params, controller.threads)
         gap += real - predicted
     return float(gap)
+
+
+def calibrate(model: Ensemble, episodes: Sequence[Episode]) -> Calibration | None:
+    """What a model says of episodes that it was not trained with, up to 20 steps ahead; None where none has as many."""
+    seen = Replay(model.nx, model.task.nu, capacity=sum(len(e.controls) for e in episodes), members=1)
+    for episode in episodes:
+        whole = int(np.isfinite(episode.states).all(axis=1).sum()) - 1
+        if whole >= _HORIZON:
+            seen.add_episode(episode.states[: whole + 1], episode.controls[:whole], -episode.rewards[:whole])
+    if not len(seen):
+        return None
+    many = Ensemble(
+        model.task,
+        model.network,
+        propagation=model.propagation,
+        particles=_PARTICLES,
+        noise=model.noise,
+        seed=model.seed,
+    )
+    return calibration(many.sampled, seen.episodes(), model.features.names, horizon=_HORIZON)
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
@@ -248,3 +286,8 @@ def _resumed(agent: PETS, checkpoint: Path) -> list[Point]:
         return [Point(**{"return_" if key == "return" else key: value for key, value in p.items()}) for p in points]
     except (OSError, ValueError, TypeError) as error:
         raise DamagedExport(f"{str(checkpoint / 'curve.json')!r} is not whole: {error}; delete the folder") from error
+
+
+def _coverage(calibrated: Calibration | None) -> dict[int, float]:
+    level = LEVELS.index(0.9)
+    return {} if calibrated is None else {h: float(calibrated.overall[h - 1, level]) for h in (1, 5, _HORIZON)}

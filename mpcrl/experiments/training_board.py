@@ -137,6 +137,10 @@ def closing(result: TrainResult) -> RenderableType:
     table.add_row(
         "model gap", f"{result.model_gap:+,.2f}", f"predicted minus real return per episode: the model is {hopeful}"
     )
+    if result.coverage:
+        shares = ", ".join(f"{share:.0%}" for share in result.coverage.values())
+        ahead = ", ".join(map(str, result.coverage))
+        table.add_row("calibration", shares, f"of states within the model's 90% interval, {ahead} steps ahead")
     table.add_row("steps", f"{result.steps:,}", f"in {len(result.curve)} trials")
     table.add_row("time", f"{result.curve[-1].wall_s:,.0f} s", "of acting and learning")
     return table

@@ -8,15 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from mpcrl.core.errors import MpcrlError, missing
-from mpcrl.core.files import atomic, writable_folder, written
+from mpcrl.core.errors import MpcrlError
+from mpcrl.core.files import writable_folder, written
 from mpcrl.experiments.export import training_events
-from mpcrl.experiments.plots import COLOURS, STYLE
+from mpcrl.experiments.learning_plots import save_calibration_plot
+from mpcrl.experiments.plots import COLOURS, drawing
 from mpcrl.experiments.training import RESULT, TrainResult
+from mpcrl.learning.calibration import Calibration
 
 
 def write_training(
-    result: TrainResult, folder: Path, *, json: Path | None = None, tensorboard: bool = False
+    result: TrainResult,
+    calibrated: Calibration | None,
+    folder: Path,
+    *,
+    json: Path | None = None,
+    tensorboard: bool = False,
 ) -> Iterator[str]:
     """Write the learning curve as CSV and picture, and what else is asked for; one sentence about each."""
     if json is not None:
@@ -32,6 +39,9 @@ def write_training(
     try:
         save_curve(result, folder / "curve.png")
         yield f"plot: {folder / 'curve.png'}"
+        if calibrated is not None:
+            save_calibration_plot(calibrated, folder / "calibration.png")
+            yield f"how far to trust the model: {folder / 'calibration.png'} and calibration.csv"
     except MpcrlError as error:
         yield f"no plot: {error}"
     if tensorboard:
@@ -47,17 +57,9 @@ def save_curve(result: TrainResult, path: Path) -> None:
     MissingDependency
         Matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing("matplotlib", "plots") from error
     steps = np.array([point.steps for point in result.curve])
     returns = [point.return_ for point in result.curve]
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
-        figure = Figure(figsize=(9.0, 7.5), layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(path, (9.0, 7.5)) as figure:
         top, middle, bottom = figure.subplots(3, sharex=True, height_ratios=(3.0, 1.4, 1.4))
         top.plot(steps, returns, color=COLOURS[0], marker="o", markersize=4)
         top.axhline(result.final_return, color=COLOURS[1], linewidth=1.2, linestyle=(0, (5, 3)))
@@ -77,5 +79,3 @@ def save_curve(result: TrainResult, path: Path) -> None:
         bottom.set_ylabel("computing, min")
         bottom.set_xlabel("control steps")
         bottom.set_xlim(0, None)
-        with atomic(path) as scratch:
-            figure.savefig(scratch, dpi=120)

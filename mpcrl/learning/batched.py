@@ -95,7 +95,7 @@ class Batched:
         outputs : Tensor [E, b, nout or 2 nout]
         targets : Tensor [E, b, nout]
         """
-        count = len(self._gaussian) + len(self._logits)
+        count = max(1, len(self._gaussian) + len(self._logits))
         means, least, most = outputs[..., : self._nout], self.parameters["least_logvar"], self.parameters["most_logvar"]
         spread = outputs[..., self._nout :]
         m, y = means, targets
@@ -111,6 +111,7 @@ class Batched:
         losses, wrong = loss.sum(-1), squared.detach().sum(-1)
         if len(self._logits):
             logit, ended = means.index_select(-1, self._logits) + self._offsets, targets.index_select(-1, self._logits)
+            ended = ended.expand_as(logit)
             cross = torch.nn.functional.binary_cross_entropy_with_logits(logit, ended, reduction="none")
             losses = losses + cross.sum(-1)
             wrong = wrong + ((torch.sigmoid(logit.detach()) - ended) ** 2).sum(-1)
@@ -136,6 +137,8 @@ class Batched:
 
     def step(self, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """One step of Adam; the losses [E] before it."""
+        if not len(self._gaussian) + len(self._logits):
+            return torch.zeros(len(inputs))  # all outputs are constant
         self._adam.zero_grad(set_to_none=True)
         total, losses = self.loss(inputs, targets, weights)
         total.backward()

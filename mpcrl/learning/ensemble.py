@@ -35,8 +35,10 @@ IMPROVEMENT = 0.01
 LEAST_LOGVAR, MOST_LOGVAR = -10.0, 0.5
 """Bounds that the log variances start with."""
 
+CERTAIN = -80.0
+"""Log variance of what has none: constants, and the logit of the end. Its exponential is still a float32."""
+
 _HEAD = {"format": "mpcrl-learner", "version": 1}
-_CERTAIN = -60.0  # log variance of a logit, which has none
 _ROUNDING = 1e-7  # of float32, about
 _EVALUATED = 1024  # rows at once
 
@@ -179,8 +181,7 @@ class Learner:
     Inputs and targets are scaled anew in every fit, by mean and standard deviation of what is trained with. New scales
     of targets leave predictions as they were: the last layer, being linear, takes up the difference. New scales of
     inputs do not: were the first layer to take them up, what hardly moved in the first trials would keep huge weights
-    ever after. Numbers that never change are predicted as exactly constant (a target scale of 0), and are seen as they
-    are (an input scale of 1).
+    ever after. Numbers that never change are predicted as exactly constant, and seen as they are.
 
     The same seed gives the same bits: all draws follow from the seed and counts that files keep, and torch has one
     thread.
@@ -280,15 +281,13 @@ class Learner:
             stopped = best is not None and 0 < config.patience <= best.waited
             if on_epoch:
                 on_epoch(curves[-1])
-        if not all(np.isfinite(curve.train_loss).all() for curve in curves):
+        arrays, moments = best.arrays if best else networks.arrays(), networks.moments()
+        if not all(np.isfinite(array).all() for array in [*arrays.values(), *moments.values()]):
             raise InvalidInput(
-                "training diverged: a loss is not finite, and the learner is as it was before; lower the learning rate"
+                "training diverged: a parameter is not finite, and the learner is as it was before; lower the learning "
+                "rate"
             )
-        self._arrays, self._moments, self._scales = (
-            best.arrays if best else networks.arrays(),
-            networks.moments(),
-            scales,
-        )
+        self._arrays, self._moments, self._scales = arrays, moments, scales
         self.fits, self.epochs = self.fits + 1, self.epochs + len(curves)
         if best and config.elites:
             self._elites = tuple(sorted(int(e) for e in np.argsort(best.error, kind="stable")[: config.elites]))
@@ -306,21 +305,26 @@ class Learner:
 
     def network(self) -> Network:
         """What was learned so far."""
-        layers = range(len(self.config.hidden) + 1)
-        least, most = self._arrays["least_logvar"].copy(), self._arrays["most_logvar"].copy()
-        if self.config.learned_end:
-            least[-1] = most[-1] = _CERTAIN
+        config, arrays, scales = self.config, dict(self._arrays), self._scales._asdict()
+        depth = len(config.hidden)
+        constant = scales["target_scale"] == 0
+        scales["target_scale"] = np.where(constant, np.float32(1), scales["target_scale"])
+        for name in (f"weights.{depth}", f"biases.{depth}"):
+            arrays[name] = np.where(np.tile(constant, 1 + config.probabilistic), np.float32(0), arrays[name])
+        certain = constant | (np.arange(self._nout) == (self.features.nx + config.learned_cost))  # the last is a logit
+        for name in ("least_logvar", "most_logvar"):
+            arrays[name] = np.where(certain, np.float32(CERTAIN), arrays[name])
         return Network(
             features=self.features,
-            weights=tuple(self._arrays[f"weights.{i}"] for i in layers),
-            biases=tuple(self._arrays[f"biases.{i}"] for i in layers),
-            activation=self.config.activation,
-            probabilistic=self.config.probabilistic,
-            **self._scales._asdict(),
-            least_logvar=least,
-            most_logvar=most,
-            learned_cost=self.config.learned_cost,
-            learned_end=self.config.learned_end,
+            weights=tuple(arrays[f"weights.{i}"] for i in range(depth + 1)),
+            biases=tuple(arrays[f"biases.{i}"] for i in range(depth + 1)),
+            activation=config.activation,
+            probabilistic=config.probabilistic,
+            **scales,
+            least_logvar=arrays["least_logvar"],
+            most_logvar=arrays["most_logvar"],
+            learned_cost=config.learned_cost,
+            learned_end=config.learned_end,
             elites=self._elites,
         )
 
@@ -506,7 +510,7 @@ def _evaluated(networks: Batched, test: tuple[Any, Any]) -> tuple[np.ndarray, np
 
 
 class _Scales(NamedTuple):
-    """Of inputs and targets, in float32, as the networks have them."""
+    """Of inputs and targets, in float32, as the networks have them; of a constant target the scale is 0."""
 
     input_mean: np.ndarray
     input_scale: np.ndarray

@@ -272,7 +272,8 @@ class Replay:
         rows = self.transitions()
         arrays = rows._asdict()
         goes_on = np.zeros(len(self), bool)
-        goes_on[:-1] = (arrays["next_states"][:-1] == arrays["states"][1:]).all(axis=1)
+        ends, starts = arrays["next_states"].view(np.int64), arrays["states"].view(np.int64)
+        goes_on[:-1] = (ends[:-1] == starts[1:]).all(axis=1)
         arrays["next_states"] = arrays["next_states"][~goes_on]
         sizes = ("nx", "nu", "capacity", "members", "seed", "added", "episode")
         head = {name: getattr(self, name) for name in sizes}

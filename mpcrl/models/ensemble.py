@@ -33,7 +33,7 @@ from mpcrl.tasks.task import AnalyticTask, Task
 
 _HEAD = {"format": "mpcrl-ensemble", "version": 1}
 _SETTINGS = ("propagation", "particles", "noise", "penalty", "limit", "limit_cost", "precision", "seed")
-_NOISE = {"fresh": ensemble.FRESH, "fixed": ensemble.FIXED, "none": ensemble.NONE}
+NOISE = {"fresh": ensemble.FRESH, "fixed": ensemble.FIXED, "none": ensemble.NONE}
 _FLOP_PER_SECOND = 2e10
 """Of one thread, about: only to tell whether a second one pays."""
 _TOGETHER_LANES = 32
@@ -130,8 +130,8 @@ class Ensemble:
     ) -> None:
         if not isinstance(task, AnalyticTask | MujocoTask):
             raise InvalidInput(f"task {task.name!r} is a {type(task).__name__}, whose cost nobody can read")
-        if noise not in _NOISE:
-            raise InvalidInput(f"noise must be one of {', '.join(_NOISE)}, got {noise!r}")
+        if noise not in NOISE:
+            raise InvalidInput(f"noise must be one of {', '.join(NOISE)}, got {noise!r}")
         if precision not in ("float32", "bf16"):
             raise InvalidInput(f"precision must be float32 or bf16, got {precision!r}")
         if not (np.isfinite(penalty) and penalty >= 0):
@@ -240,7 +240,7 @@ class Ensemble:
         """
         teams = len(self.network.elites)
         size = -(-self.particles // teams)
-        run = self._traced(state, controls, t, params, _Plan("ts-infinity", teams * size, teams * size, True))
+        run = self._traced(state, controls, t, params, Plan("ts-infinity", teams * size, teams * size, True))
         means, stds = (a.reshape(size, teams, *a.shape[1:]) for a in (run.means, run.stds))
         within = means.var(axis=0) + (stds**2).mean(axis=0)
         return Uncertainty(means.mean(axis=0).std(axis=0), np.sqrt(within.mean(axis=0)))
@@ -317,14 +317,14 @@ class Ensemble:
         """Whether plans depend on disagreement."""
         return self.penalty > 0 or self.limit is not None
 
-    def _plan(self) -> _Plan:
+    def _plan(self) -> Plan:
         teams = len(self.network.elites)
         if self.propagation == "mean":
-            return _Plan("mean", teams, teams, self._measures)
+            return Plan("mean", teams, teams, self._measures)
         whole = self.propagation == "moments" or self._measures
-        return _Plan(self.propagation, self.particles, self.particles if whole else 1, self._measures)
+        return Plan(self.propagation, self.particles, self.particles if whole else 1, self._measures)
 
-    def _members(self, plan: _Plan, horizon: int, t: int) -> np.ndarray:
+    def _members(self, plan: Plan, horizon: int, t: int) -> np.ndarray:
         """Which member moves each particle at each step [P, H]."""
         elites = np.array(self.network.elites, np.int64)
         if plan.propagation == "ts1":
@@ -335,13 +335,24 @@ class Ensemble:
             kept[:] = plan.propagation
         return np.ascontiguousarray(np.broadcast_to(kept[:, None], (plan.particles, horizon)))
 
-    def _traced(self, state: np.ndarray, controls: np.ndarray, t: int, params: Any, plan: _Plan) -> _Trace:
+    def _traced(self, state: np.ndarray, controls: np.ndarray, t: int, params: Any, plan: Plan) -> Trace:
         candidates = Candidates.from_rows(controls, np.float32)
         shape = (plan.particles, candidates.count, candidates.horizon)
-        trace = _Trace(np.empty((*shape[:2], shape[2] + 1, self.nx)), *(np.empty((*shape, self.nx)) for _ in range(2)))
+        trace = Trace(np.empty((*shape[:2], shape[2] + 1, self.nx)), *(np.empty((*shape, self.nx)) for _ in range(2)))
         params = self.task.params if params is None else params
         self._run(state, candidates, t, params, ThreadBudget.of(None), plan, trace)
         return trace
+
+    def _start(self, state: np.ndarray, candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """The state [nx], and the controls [B, H, nu, LANES]."""
+        start = finite_vector("state", state, self.nx).astype(np.float32)
+        controls = np.require(candidates.blocks(), np.float32, ("C", "A", "W", "E"))
+        if controls.shape[2] != self.task.nu or controls.shape[1] < 1:
+            raise InvalidInput(
+                f"controls must have the shape [samples, horizon, {self.task.nu}], got "
+                f"{(candidates.count, *controls.shape[1:3])}"
+            )
+        return start, controls
 
     def _run(
         self,
@@ -350,18 +361,12 @@ class Ensemble:
         t: int,
         params: Any,
         threads: ThreadBudget,
-        plan: _Plan,
-        trace: _Trace | None = None,
+        plan: Plan,
+        trace: Trace | None = None,
     ) -> np.ndarray:
         """Costs [P, N] of all particles."""
         numbers, network = self._numbers, self.network
-        start = finite_vector("state", state, self.nx).astype(np.float32)
-        controls = np.require(candidates.blocks(), np.float32, ("C", "A", "W", "E"))
-        if controls.shape[2] != self.task.nu or controls.shape[1] < 1:
-            raise InvalidInput(
-                f"controls must have the shape [samples, horizon, {self.task.nu}], got "
-                f"{(candidates.count, *controls.shape[1:3])}"
-            )
+        start, controls = self._start(state, candidates)
         horizon, teams = controls.shape[1], len(network.elites)
         together = {"moments": ensemble.MOMENTS, "mean": ensemble.MEAN}.get(str(plan.propagation), ensemble.APART)
         draws = np.arange(plan.particles) // (teams if plan.measured else 1)
@@ -369,7 +374,7 @@ class Ensemble:
         rules = Rules(
             lanes=LANES if plan.together == 1 else max(_TOGETHER_LANES, TARGET.width),
             size=plan.together,
-            noise=ensemble.NONE if plan.propagation == "mean" else _NOISE[self.noise],
+            noise=ensemble.NONE if plan.propagation == "mean" else NOISE[self.noise],
             together=together,
             paired=self.precision == "bf16",
             outputs=network.nout,
@@ -403,7 +408,7 @@ class Ensemble:
         return out
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """How particles go: how many, how many of them in one tile, and whether members are compared."""
 
     propagation: str | int
@@ -412,7 +417,7 @@ class _Plan(NamedTuple):
     measured: bool
 
 
-class _Trace(NamedTuple):
+class Trace(NamedTuple):
     """States [P, N, H+1, nx], and what was predicted of the next ones: means and standard deviations [P, N, H, nx]."""
 
     states: np.ndarray
@@ -420,7 +425,7 @@ class _Trace(NamedTuple):
     stds: np.ndarray
 
 
-_NO_TRACE = _Trace(*(np.empty((0, 0, 0, 0)) for _ in range(3)))
+_NO_TRACE = Trace(*(np.empty((0, 0, 0, 0)) for _ in range(3)))
 _MEMBERS = 4
 """Key of the draws of members, beside the seed."""
 

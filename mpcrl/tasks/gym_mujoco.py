@@ -6,17 +6,14 @@ Their rewards read derived fields as mj_step leaves them, one physics step behin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mpcrl.tasks.dm_control.suite import COARSE
 from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
 from mpcrl.tasks.riccati import linearise, riccati
 from mpcrl.tasks.scalars import distance, squared
-
-_COARSE: Mapping[str, Any] = {"planner": "icem", "model": "mujoco-coarse", "controls_per_plan": 2}
-"""What presets begin with where Runge-Kutta takes most of the time, or the control period is very short."""
 
 
 # ---- pendulums ---------------------------------------------------------------------------------------------------
@@ -198,7 +195,7 @@ def reacher() -> MujocoTask:
         cost=reacher_cost,
         params=lambda model, env: ReacherParams(model.body("fingertip").id, model.body("target").id),
         preset={
-            **_COARSE,
+            **COARSE,
             "controls_per_plan": 1,
             "budget": 150,
             "horizon": 20,
@@ -256,7 +253,7 @@ def pusher() -> MujocoTask:
         planning_cost=pusher_planning_cost,
         params=lambda model, env: PusherParams(*(model.body(name).id for name in ("tips_arm", "object", "goal"))),
         preset={
-            **_COARSE,
+            **COARSE,
             "budget": 200,
             "horizon": 24,
             "iterations": 5,
@@ -336,7 +333,7 @@ def swimmer() -> MujocoTask:
         cost=forward_cost,
         planning_cost=swimmer_planning_cost,
         params=lambda model, env: SwimmerParams(1.0, 1e-4, env.unwrapped.dt),
-        preset={**_COARSE, "budget": 100, "horizon": 60, "iterations": 3, "beta": 3.0},
+        preset={**COARSE, "budget": 100, "horizon": 60, "iterations": 3, "beta": 3.0},
     )
 
 
@@ -408,7 +405,7 @@ def hopper() -> MujocoTask:
         params=lambda model, env: LeggedParams(
             dt=env.unwrapped.dt, min_z=0.7, max_z=math.inf, max_angle=0.2, max_state=100.0, cruise=2.3
         ),
-        preset={**_COARSE, "budget": 100, "horizon": 80, "iterations": 3, "knots": 12, "beta": 0.0},
+        preset={**COARSE, "budget": 100, "horizon": 80, "iterations": 3, "knots": 12, "beta": 0.0},
     )
 
 
@@ -424,7 +421,7 @@ def walker2d() -> MujocoTask:
         params=lambda model, env: LeggedParams(
             dt=env.unwrapped.dt, min_z=0.8, max_z=2.0, max_angle=1.0, max_state=math.inf
         ),
-        preset={**_COARSE, "budget": 120, "horizon": 50, "iterations": 4, "beta": 2.0},
+        preset={**COARSE, "budget": 120, "horizon": 50, "iterations": 4, "beta": 2.0},
     )
 
 
@@ -489,7 +486,7 @@ def ant() -> MujocoTask:
         planning_fields=("qpos", "qvel", "xpos", "xmat"),
         terminated=ant_terminated,
         params=lambda model, env: AntParams(torso=model.body("torso").id, dt=env.unwrapped.dt),
-        preset={**_COARSE, "controls_per_plan": 1, "budget": 120, "horizon": 20, "iterations": 4, "beta": 2.0},
+        preset={**COARSE, "controls_per_plan": 1, "budget": 120, "horizon": 20, "iterations": 4, "beta": 2.0},
     )
 
 
@@ -569,7 +566,7 @@ def humanoid() -> MujocoTask:
         params=lambda model, env: HumanoidParams(
             mass=model.body_mass.copy(), torso=model.body("torso").id, dt=env.unwrapped.dt
         ),
-        preset={**_COARSE, "budget": 100, "horizon": 20, "iterations": 4, "beta": 2.0, "width": 0.3},
+        preset={**COARSE, "budget": 100, "horizon": 20, "iterations": 4, "beta": 2.0, "width": 0.3},
     )
 
 
@@ -603,5 +600,5 @@ def humanoid_standup() -> MujocoTask:
         planning_cost=standup_planning_cost,
         planning_fields=("qpos",),
         params=lambda model, env: StandupParams(timestep=model.opt.timestep),
-        preset={**_COARSE, "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
+        preset={**COARSE, "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
     )

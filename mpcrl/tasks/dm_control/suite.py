@@ -15,7 +15,8 @@ from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
 _EPISODE_STEPS = 1000  # of every task in the suite's benchmark
 
 COARSE: Mapping[str, Any] = {"planner": "icem", "model": "mujoco-coarse", "controls_per_plan": 2}
-"""What most presets begin with: two controls of each plan, and physics that are cheap enough to plan in time."""
+"""What most presets begin with, Gymnasium's too: two controls of each plan, and physics that are cheap enough to plan
+in time, or that do not take most of it for Runge-Kutta."""
 
 
 def suite_task(
