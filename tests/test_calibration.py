@@ -14,8 +14,8 @@ from mpcrl.learning.calibration import LEVELS, calibration, sampled
 from mpcrl.learning.ensemble import EnsembleConfig, Learner
 from mpcrl.learning.replay import Replay
 from mpcrl.models.network import Network
-from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.cartpole import cartpole_swingup
+from mpcrl.tasks.features import Features, features_of
 
 LINEAR = Features(names=("a", "b", "still"), nu=1)
 A = np.array([[0.98, 0.1, 0.0], [-0.1, 0.95, 0.0], [0.0, 0.0, 1.0]])

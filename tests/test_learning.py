@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
 
-from mpcrl.core.errors import DamagedExport, InvalidInput
+from mpcrl.core.errors import DamagedExport, InvalidInput, MissingDependency
 from mpcrl.learning.ensemble import EnsembleConfig, Learner
 from mpcrl.learning.replay import Replay
 from mpcrl.models.network import activated
@@ -487,6 +488,17 @@ def test_there_must_be_something_to_learn_from():
     one.add([0, 0], [0], [1, 2], 0.0)
     assert np.isfinite(learner.fit(one).train_loss).all()
     assert learner.network().predict(np.full((1, 2), 5), np.ones((1, 1))).mean[0, 0].tolist() == [1, 2]
+
+
+def test_without_torch_a_learner_is_loaded_and_does_not_learn(tmp_path, monkeypatch):
+    learner = Learner(PLAIN, SMALL, seed=0)
+    learner.fit(seen())
+    learner.save(tmp_path / "learner")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    loaded = Learner.load(tmp_path / "learner", PLAIN)
+    assert same(loaded.network(), learner.network())
+    with pytest.raises(MissingDependency, match=r"torch is not installed; .*mpcrl\[learning\]"):
+        loaded.fit(seen())
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import numpy as np
 from mpcrl.core.bundle import from_json, from_safetensors, read_bundle, to_json, to_safetensors, write_bundle
 from mpcrl.core.checks import positive_integer, positive_number
 from mpcrl.core.configuration import configuration, short
-from mpcrl.core.errors import DamagedExport, InvalidInput
+from mpcrl.core.errors import DamagedExport, InvalidInput, missing
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.learning.draws import Stream, uniforms
 from mpcrl.learning.replay import Replay, Transitions, checked_seed
@@ -193,11 +193,6 @@ class Learner:
     config : EnsembleConfig
     seed : int
         Of the first parameters and of the order of transitions.
-
-    Raises
-    ------
-    MissingDependency
-        Torch is not installed.
     """
 
     def __init__(self, features: Features, config: EnsembleConfig | None = None, *, seed: int = 0) -> None:
@@ -241,10 +236,15 @@ class Learner:
 
         Raises
         ------
+        MissingDependency
+            Torch is not installed; all else works without it.
         InvalidInput
-            The buffer is empty, of other sizes, or shows a member nothing.
+            The buffer is empty, of other sizes, or of weight 0; training diverged.
         """
-        import torch
+        try:
+            import torch
+        except ImportError as error:
+            raise missing("torch", "learning") from error
 
         began, config = time.perf_counter(), self.config
         seen, kept = self._split(replay)
