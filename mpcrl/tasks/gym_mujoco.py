@@ -618,5 +618,5 @@ def humanoid_standup() -> MujocoTask:
         planning_cost=standup_planning_cost,
         planning_fields=("qpos",),
         params=lambda model, env: StandupParams(timestep=model.opt.timestep),
-        preset={**COARSE, "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
+        preset={**COARSE, "controls_per_plan": 3, "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
     )
