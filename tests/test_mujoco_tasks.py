@@ -20,6 +20,7 @@ from mpcrl.experiments import report
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.config import run_config
 from mpcrl.experiments.configure import planner_for
+from mpcrl.experiments.run import run_task
 from mpcrl.experiments.store import Store
 from mpcrl.experiments.sweep import execute
 from mpcrl.experiments.tables import grouped
@@ -321,6 +322,17 @@ def test_cost_is_the_reward_where_a_planner_goes(name) -> None:
                     break
     finally:
         world.close()
+
+
+@pytest.mark.parametrize("name", ["InvertedPendulum-v5", "InvertedDoublePendulum-v5"])
+def test_a_short_plan_balances(name) -> None:
+    """Since the regulator's value at its end says what a fall later on would cost."""
+    task = task_of(name)
+    assert task.preset["horizon"] * task.dt < 0.4
+    result = run_task(task, seed=5, steps=60, threads=1)
+    assert result.ended == ("steps done",)
+    angles = result.records[0].states[-1, 2 : 1 + task.params.weights.size // 2]
+    assert np.abs(angles).max() < 0.05, "the poles lean"
 
 
 # A world that diverges.

@@ -491,11 +491,13 @@ def ant() -> MujocoTask:
 
 
 class HumanoidParams(NamedTuple):
-    """Mass of each body in kg, torso, control period in s, healthy heights in m, and weights of Humanoid-v5's reward
-    and of the planning cost."""
+    """Mass of each body in kg, torso and feet, control period in s, healthy heights in m, and weights of Humanoid-v5's
+    reward and of the planning cost; `cruise` is the speed in m/s beyond which plans gain nothing."""
 
     mass: np.ndarray
     torso: int
+    left_foot: int
+    right_foot: int
     dt: float
     min_z: float = 1.0
     max_z: float = 2.0
@@ -505,8 +507,12 @@ class HumanoidParams(NamedTuple):
     max_contact_cost: float = 10.0
     healthy_reward: float = 5.0
     lean_weight: float = 5.0
-    stand_z: float = 1.3
-    sink_weight: float = 20.0
+    stand_z: float = 1.35
+    sink_weight: float = 10.0
+    balance_weight: float = 10.0
+    turn_weight: float = 2.0
+    lead_time: float = 0.3
+    cruise: float = 0.3
     fall: float = 200.0
 
 
@@ -536,21 +542,28 @@ def humanoid_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) ->
     """Forward speed of the centre of mass and a bonus while healthy, paid for by squared controls and contacts."""
     contact = min(p.contact_cost_weight * squared_forces(after), p.max_contact_cost)
     bonus = 0.0 if humanoid_terminated(after, p) else p.healthy_reward
-    return humanoid_walking(before, u, after, p) + contact - bonus
-
-
-def humanoid_walking(before: Any, u: Any, after: Any, p: HumanoidParams) -> float:
-    """Squared controls, against forward speed of the centre of mass."""
     speed = (centre_of_mass(after, p.mass) - centre_of_mass(before, p.mass)) / p.dt
-    return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed
+    return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed + contact - bonus
 
 
 def humanoid_planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
-    """The cost without contact forces, which are dear to compute and cheap to pay for; leaning and sinking, which come
-    before a fall; and the fall, whose price lies beyond the horizon."""
+    """The cost without what is faster than `cruise`, and without contact forces, which are dear to compute and cheap to
+    pay for; leaning, sinking, turning away from ahead, and the distance of the capture point (where the mass will be in
+    `lead_time`, by what it moves otherwise than at `cruise`) from the middle of the feet, which come before a fall; and
+    the fall, whose price lies beyond the horizon."""
+    vx = (after.subtree_com[0, 0] - before.subtree_com[0, 0]) / p.dt
+    vy = (after.subtree_com[0, 1] - before.subtree_com[0, 1]) / p.dt
+    x = after.subtree_com[0, 0] + p.lead_time * (vx - min(max(vx, 0.0), p.cruise))
+    y = after.subtree_com[0, 1] + p.lead_time * vy
+    x -= 0.5 * (after.xpos[p.left_foot, 0] + after.xpos[p.right_foot, 0])
+    y -= 0.5 * (after.xpos[p.left_foot, 1] + after.xpos[p.right_foot, 1])
     lean = p.lean_weight * (1.0 - after.xmat[p.torso, 8])
-    sink = p.sink_weight * max(0.0, p.stand_z - after.qpos[2]) ** 2
-    return humanoid_walking(before, u, after, p) + lean + sink + (p.fall if humanoid_terminated(after, p) else 0.0)
+    turn = p.turn_weight * (1.0 - after.xmat[p.torso, 0])
+    sink = p.sink_weight * max(0.0, p.stand_z - after.qpos[2])
+    balance = p.balance_weight * min(math.sqrt(x * x + y * y), 1.0)
+    fallen = p.fall if humanoid_terminated(after, p) else 0.0
+    walking = p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * min(vx, p.cruise)
+    return walking + lean + turn + sink + balance + fallen
 
 
 def humanoid() -> MujocoTask:
@@ -561,12 +574,24 @@ def humanoid() -> MujocoTask:
         unseen=("qpos[0]", "qpos[1]"),
         cost=humanoid_cost,
         planning_cost=humanoid_planning_cost,
-        planning_fields=("qpos", "xipos", "xmat"),
+        planning_fields=("qpos", "xpos", "xmat", "subtree_com"),
         terminated=humanoid_terminated,
         params=lambda model, env: HumanoidParams(
-            mass=model.body_mass.copy(), torso=model.body("torso").id, dt=env.unwrapped.dt
+            mass=model.body_mass.copy(),
+            torso=model.body("torso").id,
+            left_foot=model.body("left_foot").id,
+            right_foot=model.body("right_foot").id,
+            dt=env.unwrapped.dt,
         ),
-        preset={**COARSE, "budget": 100, "horizon": 20, "iterations": 4, "beta": 2.0, "width": 0.3},
+        preset={
+            **COARSE,
+            "controls_per_plan": 3,
+            "budget": 120,
+            "horizon": 32,
+            "iterations": 4,
+            "beta": 2.0,
+            "width": 0.3,
+        },
     )
 
 
@@ -600,5 +625,5 @@ def humanoid_standup() -> MujocoTask:
         planning_cost=standup_planning_cost,
         planning_fields=("qpos",),
         params=lambda model, env: StandupParams(timestep=model.opt.timestep),
-        preset={**COARSE, "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
+        preset={**COARSE, "controls_per_plan": 3, "budget": 80, "horizon": 20, "iterations": 4, "beta": 2.0},
     )
