@@ -243,8 +243,8 @@ class Learner:
         """
         try:
             import torch
-        except ImportError as error:
-            raise missing("torch", "learning") from error
+        except ImportError as absent:
+            raise missing("torch", "learning") from absent
 
         began, config = time.perf_counter(), self.config
         seen, kept = self._split(replay)
