@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,12 @@ class TorchEnsemble(Ensemble):
     def of(self, task: Task) -> TorchEnsemble:
         """The same model under the costs of another task with the same states."""
         return TorchEnsemble(task, self.network, device=self.device, risk=self.risk, **self._settings())
+
+    @classmethod
+    def load(cls, task: Task, folder: Path, *, device: str = "cuda") -> TorchEnsemble:
+        """What `Ensemble.save` wrote; see `Ensemble.load`. It predicts in float32, whatever it was saved with."""
+        model = Ensemble.load(task, folder)
+        return cls(task, model.network, device=device, **{**model._settings(), "precision": "float32"})
 
     def _run(
         self,
