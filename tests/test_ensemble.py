@@ -14,6 +14,8 @@ import pytest
 import scipy.stats
 from llvmlite import ir
 
+from mpcrl.control.controller import Controller
+from mpcrl.control.export import export, load
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.errors import DamagedExport, InvalidInput
 from mpcrl.core.threads import ThreadBudget
@@ -24,6 +26,7 @@ from mpcrl.models.analytic import Analytic
 from mpcrl.models.ensemble import Ensemble
 from mpcrl.models.network import ACTIVATIONS, Network
 from mpcrl.models.risk import Worst
+from mpcrl.planners import icem
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.registry import make_task
@@ -511,6 +514,7 @@ def test_new_numbers_and_new_widths_compile_nothing() -> None:
     fresh = Ensemble(TASK, random_network(seed=9), particles=5, noise="none")
     assert np.array_equal(costs_of(model), costs_of(fresh)) and not np.array_equal(costs_of(model), before)
     costs_of(Ensemble(TASK, random_network(widths=(9, 9, 9), members=2), particles=5))
+    costs_of(model, CONTROLS[:, :1])
     assert len(kernels.roll.signatures) == compiled
     with pytest.raises(InvalidInput, match="another shape"):
         model.use(random_network(widths=(9, 9)))
@@ -527,6 +531,20 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         Ensemble.load(TASK, tmp_path / "model")
 
 
+def test_a_controller_with_an_ensemble_is_exported(tmp_path: Path) -> None:
+    """And plans the same where there is no torch."""
+    task = make_task("lqr")
+    model = Ensemble(task, random_network(features_of(task)), particles=5, limit=100.0)
+    controller = Controller(task, icem(budget=32, horizon=5), model=model, seed=1)
+    export(controller, tmp_path / "robot")
+    again = load(tmp_path / "robot")
+    assert isinstance(again.model, Ensemble) and again.model.limit == 100.0
+    assert np.array_equal(again.act(np.array([0.5, 0.0])), controller.act(np.array([0.5, 0.0])))
+    averse = Ensemble(task, random_network(features_of(task)), particles=5, risk=Worst())
+    with pytest.raises(InvalidInput, match="risk"):
+        export(Controller(task, icem(budget=32, horizon=5), model=averse), tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -534,6 +552,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         ({"propagation": 5}, "0 to 4"),
         ({"propagation": True}, "propagation must be"),
         ({"particles": 0}, "particles"),
+        ({"particles": 2**16}, "at most 65535"),
         ({"noise": "some"}, "noise must be"),
         ({"precision": "float16"}, "precision must be"),
         ({"penalty": -1.0}, "penalty"),

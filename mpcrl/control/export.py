@@ -31,6 +31,7 @@ from mpcrl.core.errors import DamagedExport, InvalidInput, WrongSource
 from mpcrl.models import scalar
 from mpcrl.models.analytic import Analytic
 from mpcrl.models.model import Model
+from mpcrl.models.risk import Mean
 from mpcrl.planners import ILQR, SamplingPlanner, WarmStart
 from mpcrl.planners.noise import Coloured, LogNormal, Uniform, White
 from mpcrl.planners.parametrisation import Derivative, Kernel, PerStep, Spline
@@ -105,6 +106,7 @@ def export(
         "controller.json": to_json(written),
         "params.safetensors": to_safetensors({name: np.asarray(getattr(params, name)) for name in params._fields}),
         **{f"source/{name}": data for name, data in sources.items()},
+        **{f"model/{name}": data for name, data in _model_files(controller.model).items()},
     }
     if kernels:
         controller.warmup()
@@ -177,7 +179,7 @@ def load(
         _adopt(written["kernels"], contents)
     if threads is not None:
         settings["threads"] = threads
-    model = _model(written["model"], task)
+    model = _model(written["model"], task, contents)
     return Controller(task, planner, model=model, seed=written["seed"], telemetry=telemetry, **settings)
 
 
@@ -304,13 +306,22 @@ def _model_fields(model: Model, task: Task) -> dict[str, Any]:
 
         if isinstance(model, MuJoCo) and model.task is task and model.as_task:
             return {"type": kind, "coarse": model.coarse}
+    if _model_files(model) and model.task is task and isinstance(model.risk, Mean):  # type: ignore[attr-defined]
+        return {"type": kind}
     raise InvalidInput(
-        f"this {kind} cannot be exported: the task's own model can, with another dtype or coarse, but without "
-        "scenarios, risk and other arguments"
+        f"this {kind} cannot be exported: the task's own model can, with another dtype or coarse, and an ensemble, "
+        "but without scenarios, risk and other arguments"
     )
 
 
-def _model(written: Any, task: Task) -> Model:
+def _model_files(model: Model) -> dict[str, bytes]:
+    """The files of a learned model by name; none of any other."""
+    from mpcrl.models.ensemble import Ensemble
+
+    return model.files() if type(model) is Ensemble else {}
+
+
+def _model(written: Any, task: Task, contents: Mapping[str, bytes]) -> Model:
     if isinstance(task, AnalyticTask) and written in ({"type": "Analytic", "dtype": d} for d in ("float32", "float64")):
         return Analytic(task, dtype=written["dtype"])
     if isinstance(task, MujocoTask) and isinstance(written, dict) and written.keys() == {"type", "coarse"}:
@@ -318,6 +329,11 @@ def _model(written: Any, task: Task) -> Model:
 
         if written["type"] == "MuJoCo" and isinstance(written["coarse"], bool):
             return MuJoCo(task, coarse=written["coarse"])
+    if written == {"type": "Ensemble"}:
+        from mpcrl.models.ensemble import Ensemble
+
+        prefix = "model/"
+        return Ensemble.of_files(task, {n.removeprefix(prefix): d for n, d in contents.items() if n.startswith(prefix)})
     raise DamagedExport(f"controller.json: task {task.name!r} has no such model: {short(written)}")
 
 

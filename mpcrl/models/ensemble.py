@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,8 @@ from mpcrl.tasks.task import AnalyticTask, Task
 _HEAD = {"format": "mpcrl-ensemble", "version": 1}
 _SETTINGS = ("propagation", "particles", "noise", "penalty", "limit", "limit_cost", "precision", "seed")
 NOISE = {"fresh": ensemble.FRESH, "fixed": ensemble.FIXED, "none": ensemble.NONE}
+_MOST_PARTICLES = 2**16 - 1
+"""Noise has 16 bits to tell them apart."""
 _FLOP_PER_SECOND = 2e10
 """Of one thread, about: only to tell whether a second one pays."""
 _TOGETHER_LANES = 32
@@ -146,6 +148,8 @@ class Ensemble:
         self.nx = network.features.nx
         self.propagation, self.noise, self.seed = propagation, noise, int(seed)
         self.particles = 1 if propagation == "mean" else positive_integer("particles", particles)
+        if self.particles > _MOST_PARTICLES:
+            raise InvalidInput(f"particles must be at most {_MOST_PARTICLES}, got {particles}")
         self.risk = risk or Mean()
         self.penalty, self.limit, self.limit_cost = float(penalty), limit, float(limit_cost)
         self.precision = _available(precision)
@@ -183,10 +187,14 @@ class Ensemble:
         InvalidInput
             The folder is something else, or cannot be written.
         """
+        write_bundle(Path(folder), self.files(), _HEAD)
+
+    def files(self) -> dict[str, bytes]:
+        """What `of_files` makes the model of, but for its risk."""
         about = self._settings()
         if np.isinf(about["limit_cost"]):
             about["limit_cost"] = None
-        write_bundle(Path(folder), {"ensemble.json": to_json(about), **self.network.files()}, _HEAD)
+        return {"ensemble.json": to_json(about), **self.network.files()}
 
     @classmethod
     def load(cls, task: Task, folder: Path) -> Ensemble:
@@ -199,7 +207,11 @@ class Ensemble:
         InvalidInput
             The task is another.
         """
-        files = read_bundle(Path(folder), _HEAD)
+        return cls.of_files(task, read_bundle(Path(folder), _HEAD))
+
+    @classmethod
+    def of_files(cls, task: Task, files: Mapping[str, bytes]) -> Ensemble:
+        """What `files` wrote; see `load`."""
         about = from_json(files.get("ensemble.json", b""), "ensemble.json")
         if about.keys() != set(_SETTINGS):
             raise DamagedExport(f"ensemble.json must have {', '.join(_SETTINGS)}, got {', '.join(about)}")
@@ -207,8 +219,11 @@ class Ensemble:
             about["limit_cost"] = np.inf
         network = Network.of_files(files)
         if network.features != features_of(task):
-            raise InvalidInput(f"the model in {str(folder)!r} was learned of another task than {task.name!r}")
-        return cls(task, network, **about)
+            raise InvalidInput(f"the model of {', '.join(network.features.names)} is not one of task {task.name!r}")
+        try:
+            return cls(task, network, **about)
+        except (InvalidInput, TypeError) as error:
+            raise DamagedExport(f"ensemble.json: {error}") from error
 
     def _settings(self) -> dict[str, Any]:
         """All arguments beside task, network and risk."""
@@ -333,7 +348,7 @@ class Ensemble:
         kept = elites[np.arange(plan.particles) % elites.size]
         if isinstance(plan.propagation, int | np.integer):
             kept[:] = plan.propagation
-        return np.ascontiguousarray(np.broadcast_to(kept[:, None], (plan.particles, horizon)))
+        return np.tile(kept[:, None], (1, horizon))
 
     def _traced(self, state: np.ndarray, controls: np.ndarray, t: int, params: Any, plan: Plan) -> Trace:
         candidates = Candidates.from_rows(controls, np.float32)
