@@ -21,7 +21,7 @@ from mpcrl.learning.ensemble import EnsembleConfig
 from mpcrl.models.ensemble import Ensemble
 from mpcrl.planners.presets import icem
 from mpcrl.tasks.registry import make_task
-from mpcrl.tasks.task import Task
+from mpcrl.tasks.task import AnalyticTask, Task
 
 SMALL = PETSConfig(ensemble=EnsembleConfig(members=2, hidden=(16, 16), epochs=2), particles=4, random_steps=30)
 FLAGS = ["--setting", "members=2", "--setting", "hidden=16,16", "--setting", "epochs=2", "--setting", "particles=4"]
@@ -178,6 +178,63 @@ def test_the_command_trains_runs_and_resumes(tmp_path: Path, capsys: pytest.Capt
     assert "going on after" in capsys.readouterr().out
     assert main([*command, "--budget", "16", "--horizon", "5"]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_agents_of_different_seeds_share_no_episode() -> None:
+    keys = [{episode_key(seed, episode) for episode in (*range(50), EVALUATION)} for seed in range(20)]
+    assert len(set.union(*keys)) == 20 * 51
+
+
+def test_what_cannot_work_is_refused_before_the_first_trial() -> None:
+    task = make_task("pendulum-swingup")
+    with pytest.raises(InvalidInput, match="a particle for each of 5"):
+        agent_for("pets", task, settings={"particles": "4"})
+    with pytest.raises(InvalidInput, match="propagation must be"):
+        agent_for("pets", task, settings={"propagation": "ts-inf"})
+    with pytest.raises(InvalidInput, match="a checkpoint holds at most"):
+        agent_for("pets", task, settings={"capacity": "100000000"})
+    assert agent_for("pets", task, settings={"propagation": "2"}).config.propagation == 2
+    with pytest.raises(InvalidInput, match="there is no folder"):
+        predictor_for(task, "nowhere/at/all")
+
+
+def test_another_problem_of_the_same_name_is_not_resumed(tmp_path: Path) -> None:
+    trained(tmp_path, 30)
+    heavier = short()
+    assert isinstance(heavier, AnalyticTask)
+    heavier = dataclasses.replace(heavier, params=heavier.params._replace(mass=2.0))
+    with pytest.raises(InvalidInput, match="other settings"):
+        train("pets", agent_of(heavier), steps=60, folder=tmp_path)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    def another(trial: object, point: object) -> None:
+        with pytest.raises(InvalidInput, match="another training is at work"):
+            trained(tmp_path, 60)
+        seen.append(point)
+
+    seen: list[object] = []
+    train("pets", agent_of(), steps=30, folder=tmp_path, on_trial=another)
+    assert seen
+    assert predictor_for(short(), str(tmp_path)).name == "ensemble"
+
+
+def test_plans_without_the_terminal_cost() -> None:
+    task = make_task("cartpole-balance")
+    assert agent_of(task)._ensemble.task.terminal is task.terminal
+    alone = agent_of(task, config=dataclasses.replace(SMALL, terminal=False))
+    assert alone._ensemble.task.terminal is None
+
+
+def test_a_state_that_overflows_ends_the_episode() -> None:
+    task = short()
+    assert isinstance(task, AnalyticTask)
+    task = dataclasses.replace(task, step=lambda x, u, p: (x[0], x[1] * 1e200 + 1e200))
+    world = world_of(task)
+    world.reset(0)
+    outcomes = [world.step(np.zeros(1)) for _ in range(3)]
+    assert outcomes[-1].ended == "diverged"
+    assert outcomes[-1].reward == 0.0
 
 
 def test_a_curve_of_characters_shows_its_ends() -> None:

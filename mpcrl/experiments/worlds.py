@@ -151,9 +151,12 @@ class AnalyticWorld:
 
     def step(self, control: np.ndarray) -> Outcome:
         task, u = self.task, tuple(control.tolist())
-        cost = task.cost(self._state, u, self._steps, task.params)
-        reward = -float(sum(cost)) if isinstance(cost, tuple) else -float(cost)
-        self._state = tuple(map(float, task.step(self._state, u, self._plant)))
+        try:
+            cost = task.cost(self._state, u, self._steps, task.params)
+            reward = -float(sum(cost)) if isinstance(cost, tuple) else -float(cost)
+            self._state = tuple(map(float, task.step(self._state, u, self._plant)))
+        except ArithmeticError:  # in plain Python, 1 / 0.0 and the like
+            reward = np.nan
         self._steps += 1
         if not np.isfinite([reward, *self._state]).all():
             return Outcome(np.full(len(self._state), np.nan), 0.0, 0.0, "diverged")
