@@ -373,11 +373,12 @@ def train(
     from mpcrl.experiments.configure import agent_for, parse_options
     from mpcrl.experiments.training import train as train_agent
     from mpcrl.experiments.training_board import TrainingBoard, closing
-    from mpcrl.experiments.training_outputs import write_training
+    from mpcrl.experiments.training_outputs import check_outputs, write_training
     from mpcrl.experiments.video import settle_rendering
     from mpcrl.tasks.registry import make_task
 
     console, _ = display.consoles()
+    check_outputs(json, tensorboard)
     settle_rendering(task, False)
     agent = agent_for(
         algo,
@@ -407,6 +408,9 @@ def train(
     console.print(closing(result))
     for sentence in write_training(result, calibrated, out, json=json, tensorboard=tensorboard):
         console.print(sentence, soft_wrap=True)
+    again = f"mpcrl run {task} --model {out} --planner {agent.planner.name} --budget {agent.planner.budget}"
+    options = "".join(f" --option {text}" for text in option)
+    console.print(f"run it with: {again} --horizon {agent.planner.horizon}{options}", soft_wrap=True)
     return 0
 
 

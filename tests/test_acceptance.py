@@ -40,3 +40,12 @@ def test_real_time_meets_its_bars(study):
     """Wants a machine that does nothing else; see benchmarks/realtime.py."""
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / "realtime.py", study], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("study", ["cartpole", "balance", "pendulum"])
+def test_learning_meets_its_bars(study):
+    """Trainings that were done, or begun, before go on from there; see benchmarks/pets.py."""
+    command = [sys.executable, ROOT / "benchmarks" / "pets.py", study, "--out", ROOT / "out" / "pets"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

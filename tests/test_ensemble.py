@@ -22,7 +22,6 @@ from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels import ensemble as kernels
 from mpcrl.kernels import network as layers
 from mpcrl.models import ensemble as models
-from mpcrl.models.analytic import Analytic
 from mpcrl.models.ensemble import Ensemble
 from mpcrl.models.network import ACTIVATIONS, Network
 from mpcrl.models.risk import Worst
@@ -58,6 +57,10 @@ def drift_terminal(x: Any, p: DriftParams) -> float:
 
 def drift_terminated(x: Any, p: DriftParams) -> bool:
     return x[0] > p.wall
+
+
+def drift_lost(x: Any, p: DriftParams) -> bool:
+    return not math.isfinite(x[0]) or abs(x[0]) > p.wall
 
 
 def drift_step(x: Any, u: Any, p: DriftParams) -> tuple[float, ...]:
@@ -264,9 +267,14 @@ def test_a_linear_system_in_a_network_costs_what_it_does_as_functions() -> None:
         target_mean=np.zeros(2, np.float32),
         target_scale=np.ones(2, np.float32),
     )
-    controls = np.random.default_rng(0).uniform(task.control_low, task.control_high, (130, 25, 1))
-    start, one = np.array([0.8, -0.3]), ThreadBudget(1)
-    truth = Analytic(task, dtype=np.float64).costs(start, Candidates.from_rows(controls), 0, task.params, one)
+    controls = np.random.default_rng(0).uniform(task.control_low, task.control_high, (130, 25, 1)).astype(np.float32)
+    start, truth = np.array([0.8, -0.3]), np.zeros(130)
+    for n, sequence in enumerate(controls.astype(float)):
+        x = tuple(start)
+        for h, u in enumerate(sequence):
+            truth[n] += sum(task.cost(x, tuple(u), h, task.params))
+            x = task.step(x, tuple(u), task.params)
+        truth[n] += task.terminal(x, task.params) if task.terminal else 0.0
     model = Ensemble(task, network, particles=3)
     np.testing.assert_allclose(costs_of(model, controls, state=start, params=task.params), truth, rtol=1e-5)
 
@@ -316,12 +324,9 @@ def test_who_has_ended_stays_and_pays_nothing_more() -> None:
 def test_what_diverges_costs_infinity() -> None:
     grown = np.where(np.arange(100) % 3 == 0, 1e30, 1.0)[:, None, None] * CONTROLS
     network = random_network(activation="relu", change=1e9)
-    task = task_of(terminated=None)
-    costs = costs_of(Ensemble(task, network, particles=5, noise="none"), grown)
-    assert np.isinf(costs[::3]).all() and (costs > 0).all()
-    ending = task_of(terminated=lambda x, p: not math.isfinite(x[0]) or abs(x[0]) > p.wall)
-    costs = costs_of(Ensemble(ending, network, particles=5, noise="none"), grown)
-    assert np.isinf(costs[::3]).all()
+    for task in (TASK, task_of(terminated=drift_lost)):
+        costs = costs_of(Ensemble(task, network, particles=5, noise="none"), grown)
+        assert np.isinf(costs[::3]).all() and (costs > 0).all()
 
 
 def test_a_learned_cost_and_a_learned_end() -> None:

@@ -93,14 +93,14 @@ print(number)
     command = [sys.executable, "-c", code, str(tmp_path / "ring")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == "go\n"
-        telemetry, seen, newest = Telemetry.attach(tmp_path / "ring"), 0, -1.0
+        telemetry, seen = Telemetry.attach(tmp_path / "ring"), 0
         while writer.poll() is None:
             log = telemetry.read()
             if len(log):
                 every = np.column_stack([log["cost"], log["state"], log["control"], log["stage"], log["age"]])
                 assert (every == every[:, :1]).all(), "numbers of two plans in one row"
-                assert (np.diff(every[:, 0]) > 0).all() and every[-1, 0] >= newest
-                seen, newest = seen + len(log), every[-1, 0]
+                assert (np.diff(every[:, 0]) > 0).all()  # the newest may be missing: overwritten while it was copied
+                seen += len(log)
         assert seen > 50 and telemetry.read()["cost"][-1] == int(writer.stdout.read()) - 1
 
 

@@ -15,6 +15,8 @@ Two ancestors are settings of it: one deterministic network under random shootin
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,19 +26,21 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mpcrl.control.controller import Controller
+from mpcrl.control.plan import Status
 from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.configuration import configuration
-from mpcrl.core.errors import InvalidInput
+from mpcrl.core.errors import InvalidInput, missing
 from mpcrl.learning.ensemble import EnsembleConfig, EpochProgress, FitReport, Learner
 from mpcrl.learning.replay import Replay
 from mpcrl.models.ensemble import Ensemble
+from mpcrl.models.scalar import fingerprint
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.task import Task
 
 _HEAD = {"format": "mpcrl-pets", "version": 1}
-_RANDOM = 2  # keeps random controls apart from other uses of the seed
+_CHECKPOINT_BYTES = 9 * 2**28 // 10  # of the replay, a little less than a bundle may have
 
 
 class Result(Protocol):
@@ -114,21 +118,33 @@ class PETSConfig:
     ----------
     ensemble : EnsembleConfig
         The networks and their training.
-    propagation : str
+    propagation : int or str
         How particles go through the ensemble; see `Ensemble`.
     particles : int
         Per candidate.
+    terminal : bool
+        Whether plans pay the task's terminal cost, which may know more of the dynamics than was learned: that of a
+        regulator for the true ones, say.
     random_steps : int or None
-        Control steps of the first trial; those of an episode, at most 200, if None.
-    capacity : int
-        Transitions that the replay keeps.
+        Control steps of the first trial at least, in whole episodes; those of an episode, at most 200, if None.
+    capacity : int or None
+        Transitions that the replay keeps; as many as a checkpoint can hold, at most a million, if None.
     """
 
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
-    propagation: str = "ts-infinity"
+    propagation: int | str = "ts-infinity"
     particles: int = 20
+    terminal: bool = True
     random_steps: int | None = None
-    capacity: int = 1_000_000
+    capacity: int | None = None
+
+    def __post_init__(self) -> None:
+        least = self.ensemble.elites or self.ensemble.members
+        if self.propagation in ("ts-infinity", "moments") and positive_integer("particles", self.particles) < least:
+            raise InvalidInput(f"{self.propagation} needs a particle for each of {least} members, got {self.particles}")
+        for name in ("random_steps", "capacity"):
+            if getattr(self, name) is not None:
+                positive_integer(name, getattr(self, name))
 
 
 class PETS:
@@ -169,16 +185,33 @@ class PETS:
         self.task, self.planner, self.config, self.seed = task, planner, config or PETSConfig(), seed
         self.features: Features = features_of(task)
         self.trials = self.steps = self.episodes = 0
-        self._threads, self._controls_per_plan = threads, controls_per_plan
-        wanted = self.config.random_steps
-        self._random_steps = (
-            min(task.episode_steps, 200) if wanted is None else positive_integer("random_steps", wanted)
-        )
-        self._replay = Replay(
-            self.features.nx, task.nu, capacity=self.config.capacity, members=self.config.ensemble.members, seed=seed
-        )
+        self.threads, self._controls_per_plan = threads, controls_per_plan
+        self._random_steps = self.config.random_steps or min(task.episode_steps, 200)
+        if importlib.util.find_spec("torch") is None:
+            raise missing("torch", "learning")
+        nx, members = self.features.nx, self.config.ensemble.members
+        most = _CHECKPOINT_BYTES // (8 * (2 * nx + task.nu) + members + 64)
+        capacity = self.config.capacity or min(1_000_000, most)
+        if capacity > most:
+            raise InvalidInput(
+                f"a checkpoint holds at most {most} transitions of this task, got a capacity of {capacity}"
+            )
+        self._replay = Replay(nx, task.nu, capacity=capacity, members=members, seed=seed)
         self._learner = Learner(self.features, self.config.ensemble, seed=seed)
-        self._controller: Controller | None = None
+        self._controller = Controller(
+            task,
+            planner,
+            model=Ensemble(
+                task if self.config.terminal else dataclasses.replace(task, terminal=None),
+                self._learner.network(),
+                propagation=self.config.propagation,
+                particles=self.config.particles,
+                seed=seed,
+            ),
+            seed=seed,
+            threads=threads,
+            controls_per_plan=controls_per_plan,
+        )
 
     # ---- algorithm 1 ---------------------------------------------------------------------------------------------
     def trial(
@@ -202,9 +235,9 @@ class PETS:
 
     def _episode(self, world: Surroundings, on_step: Callable[[StepDone], None]) -> _Episode:
         """Plan, apply the first control, store what came of it, until the episode is over."""
-        key, self.episodes = self.seed + self.episodes, self.episodes + 1
+        key, self.episodes = episode_key(self.seed, self.episodes), self.episodes + 1
         states, controls, rewards, times, ended = [world.reset(key)], [], [], [np.nan], ""
-        act = self._random(key) if self._controller is None else self._planned(key)
+        act = self._planned(key) if self.trials else self._random(key)
         while not ended:
             control, plan_ms = act(states[-1], world.params)
             result = world.step(control)
@@ -223,7 +256,7 @@ class PETS:
         return _Episode(len(controls), float(sum(rewards)), plan_ms)
 
     def _random(self, key: int) -> _Act:
-        rng = np.random.default_rng((key, _RANDOM))
+        rng = np.random.default_rng(key)
         return lambda state, params: (rng.uniform(self.task.control_low, self.task.control_high), np.nan)
 
     def _planned(self, key: int) -> _Act:
@@ -231,29 +264,34 @@ class PETS:
 
         def act(state: np.ndarray, params: Any) -> tuple[np.ndarray, float]:
             plan = self.controller.plan(state, params=params)
-            return plan.control, plan.milliseconds
+            made = plan.iterations > 0 or plan.status is not Status.PLANNED
+            return plan.control, plan.milliseconds if made else np.nan
 
         return act
 
     def learn(self, on_epoch: Callable[[EpochProgress], None] = lambda progress: None) -> FitReport:
         """Train the ensemble on all that is stored, and plan with what it has become."""
         report = self._learner.fit(self._replay, on_epoch)
-        self._use_learned()
+        self._ensemble.use(self._learner.network())
         return report
 
     @property
     def controller(self) -> Controller:
         """Plans with what has been learned so far; using it teaches the agent nothing."""
-        if self._controller is None:
+        if not self.trials:
             raise InvalidInput("the agent has no model before its first trial; call trial(world) first")
         return self._controller
 
     @property
     def model(self) -> Ensemble:
         """The ensemble as it has been learned so far."""
-        model = self.controller.model
-        assert isinstance(model, Ensemble)
-        return model
+        assert isinstance(self.controller.model, Ensemble)
+        return self.controller.model
+
+    @property
+    def _ensemble(self) -> Ensemble:
+        assert isinstance(self._controller.model, Ensemble)
+        return self._controller.model
 
     # ---- files ---------------------------------------------------------------------------------------------------
     def save(self, folder: Path) -> None:
@@ -281,34 +319,13 @@ class PETS:
         self._replay = Replay.load(folder / "replay")
         self._learner = Learner.load(folder / "learner", self.features)
         self.trials, self.steps, self.episodes = about["trials"], about["steps"], about["episodes"]
-        self._use_learned()
-
-    # ---- parts ---------------------------------------------------------------------------------------------------
-    def _use_learned(self) -> None:
-        network = self._learner.network()
-        if self._controller is not None:
-            self.model.use(network)
-            return
-        model = Ensemble(
-            self.task,
-            network,
-            propagation=self.config.propagation,
-            particles=self.config.particles,
-            seed=self.seed,
-        )
-        self._controller = Controller(
-            self.task,
-            self.planner,
-            model=model,
-            seed=self.seed,
-            threads=self._threads,
-            controls_per_plan=self._controls_per_plan,
-        )
+        self._ensemble.use(self._learner.network())
 
     def setup(self) -> dict[str, Any]:
         """All that makes this agent what it is, and `load` compares."""
         return {
             "task": self.task.name,
+            "problem": _fingerprint(self.task),
             "planner": configuration(self.planner),
             "config": configuration(self.config),
             "seed": self.seed,
@@ -316,7 +333,19 @@ class PETS:
         }
 
 
+def episode_key(seed: int, episode: int) -> int:
+    """Seed of an episode: those of different agents have nothing in common, as `seed + episode` would."""
+    return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
+
+
+def _fingerprint(task: Task) -> str:
+    """Hash of what makes the problem: functions, parameters, bounds, timing."""
+    functions = [getattr(task, name, None) for name in ("step", "cost", "planning_cost", "terminal", "terminated")]
+    numbers = configuration([task.params, task.control_low, task.control_high, task.dt, task.episode_steps])
+    return hashlib.sha256(f"{fingerprint(*functions)}{numbers}".encode()).hexdigest()
+
+
 def deterministic(config: PETSConfig) -> PETSConfig:
     """One deterministic network in the place of the ensemble: what the agents before PETS learned."""
-    ensemble = dataclasses.replace(config.ensemble, members=1, probabilistic=False)
+    ensemble = dataclasses.replace(config.ensemble, members=1, probabilistic=False, bootstrap=False, elites=None)
     return dataclasses.replace(config, ensemble=ensemble, particles=1)

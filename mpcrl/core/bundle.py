@@ -73,7 +73,7 @@ def write_bundle(folder: Path, files: Mapping[str, bytes], head: Mapping[str, An
             os.replace(folder, older)
         try:
             os.replace(scratch, folder)
-        except OSError:
+        except BaseException:
             if older.exists():
                 os.replace(older, folder)
             raise

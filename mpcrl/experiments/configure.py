@@ -128,12 +128,14 @@ def predictor_for(task: Task, model: Model | str = "auto", dtype: str | None = N
         if dtype is not None:
             raise InvalidInput(f"dtype is for models given by name; this one computes in {model.dtype}")
         return Predictor("custom", model, False)
-    if model not in MODELS and Path(model).is_dir():
+    if model not in MODELS and ("/" in model or Path(model).is_dir()):
         from mpcrl.models.ensemble import Ensemble
 
         if dtype is not None:
             raise InvalidInput("a learned model computes in float32; leave dtype out")
         trained = Path(model) / MODEL_FOLDER
+        if not Path(model).is_dir():
+            raise InvalidInput(f"there is no folder {model!r} of a trained model")
         return Predictor("ensemble", Ensemble.load(task, trained if trained.is_dir() else Path(model)), False)
     name, dtype = model_arguments(task, model, dtype)
     if isinstance(task, AnalyticTask):

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpcrl.core.errors import missing
 from mpcrl.core.files import written
@@ -63,15 +63,26 @@ def training_events(result: TrainResult, folder: Path) -> Path:
     return folder
 
 
-def _write_events(folder: Path, scalars: Sequence[tuple[str, int, float]]) -> None:
-    """Write (tag, step, value) each."""
+def event_writer() -> Any:
+    """TensorBoard's writer of events, a class.
+
+    Raises
+    ------
+    MissingDependency
+    """
     try:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError as error:
         raise missing("tensorboard", "tracking") from error
-    writer = EventFileWriter(str(folder))
+    return EventFileWriter
+
+
+def _write_events(folder: Path, scalars: Sequence[tuple[str, int, float]]) -> None:
+    """Write (tag, step, value) each."""
+    writer = event_writer()(str(folder))
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
     for tag, step, value in scalars:
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
         writer.add_event(Event(step=step, summary=summary, wall_time=float(step)))

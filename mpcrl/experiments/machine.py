@@ -26,6 +26,7 @@ EXTRAS = {
     "dm-control": ("dm_control", "shimmy"),
     "robotics": ("gymnasium-robotics",),
     "learning": ("torch", "gpytorch"),
+    "data": ("minari", "h5py"),
     "cli": ("tyro", "rich"),
     "plots": ("matplotlib",),
     "view": ("mjviser",),

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpcrl.agents.pets import PETS, StepDone, Trial
+from mpcrl.agents.pets import PETS, StepDone, Trial, episode_key
 from mpcrl.control.controller import Controller
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import DamagedExport, InvalidInput
 from mpcrl.core.files import writable_folder, written
+from mpcrl.core.threads import ThreadBudget
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.configure import MODEL_FOLDER
 from mpcrl.experiments.episode import Episode, Loop, Progress
@@ -31,8 +34,8 @@ from mpcrl.learning.calibration import LEVELS, Calibration, calibration
 from mpcrl.learning.replay import Replay
 from mpcrl.models.ensemble import Ensemble
 
-EVALUATION_SEED = 1_000_000
-"""Added to the seed for the episodes of an evaluation: no trial begins as they do."""
+EVALUATION = 1_000_000
+"""Number of the first episode of an evaluation: no trial begins as they do."""
 
 CHECKPOINT, RESULT = "checkpoint", "train.json"
 """Names in the folder of a training."""
@@ -158,10 +161,10 @@ def train(
     positive_integer("steps", steps), positive_integer("evaluation_episodes", evaluation_episodes)
     writable_folder(folder)
     checkpoint = folder / CHECKPOINT
-    curve = _resumed(agent, checkpoint)
-    on_start(tuple(curve))
     world = world_of(agent.task, features=agent.features)
-    try:
+    with contextlib.closing(world), _locked(folder), ThreadBudget.of(agent.threads).limit():
+        curve = _resumed(agent, checkpoint)
+        on_start(tuple(curve))
         while agent.steps < steps:
             begin = time.perf_counter()
             trial = agent.trial(world, on_step=on_step, on_epoch=on_epoch)
@@ -170,17 +173,15 @@ def train(
             wall_s = before + time.perf_counter() - begin
             curve.append(Point(agent.steps, trial.returns[-1], wall_s, trial.plan_ms, trial.learning_s, loss))
             _save(agent, curve, checkpoint)
+            agent.model.save(folder / MODEL_FOLDER)
             on_trial(trial, curve[-1])
-        agent.model.save(folder / MODEL_FOLDER)
         episodes, gaps = [], []
         for number in range(evaluation_episodes):
             where = Progress(number + 1, evaluation_episodes, 0, agent.task.episode_steps, 0.0, np.nan)
             episodes.append(
-                evaluate(agent.controller, world, agent.seed + EVALUATION_SEED + number, where, on_evaluation)
+                evaluate(agent.controller, world, episode_key(agent.seed, EVALUATION + number), where, on_evaluation)
             )
             gaps.append(model_gap(agent.controller, episodes[-1], world.params))
-    finally:
-        world.close()
     calibrated = calibrate(agent.model, episodes)
     if calibrated is not None:
         calibrated.to_csv(folder / "calibration.csv")
@@ -193,7 +194,7 @@ def train(
         evaluation=tuple(episode.total for episode in episodes),
         final_return=float(np.mean([episode.total for episode in episodes])),
         model_gap=float(np.mean(gaps)),
-        coverage=_coverage(calibrated),
+        coverage=_coverage(calibrated) if _spreads(agent.model) else {},
         config=agent.setup(),
         versions=versions(),
         machine=machine(agent.controller.threads.count),
@@ -218,15 +219,17 @@ def evaluate(
 def model_gap(controller: Controller, episode: Episode, params: Any) -> float:
     """Predicted minus real return of an episode's controls, from each state that is a horizon after the last one.
 
-    Both are minus the planning cost, which is what the model speaks of, without the terminal cost of plans.
+    Both are minus the planning cost, or the reward where the cost is learned: what the model speaks of. The terminal
+    cost of plans is left out.
     """
     model = controller.model
     assert isinstance(model, Ensemble)
     plain = model.of(dataclasses.replace(model.task, terminal=None))
+    costs = -episode.rewards if model.network.learned_cost else episode.planning_costs
     gap = 0.0
     for t in range(0, len(episode.controls), controller.horizon):
         controls = episode.controls[t : t + controller.horizon]
-        real = float(np.sum(episode.planning_costs[t : t + controller.horizon]))
+        real = float(np.sum(costs[t : t + controller.horizon]))
         candidates = Candidates.from_rows(controls[None], plain.dtype)
         (predicted,) = plain.costs(episode.states[t], candidates, t, params, controller.threads)
         gap += real - predicted
@@ -265,10 +268,10 @@ def _save(agent: PETS, curve: list[Point], checkpoint: Path) -> None:
         if checkpoint.exists():
             os.replace(checkpoint, old)
         os.replace(new, checkpoint)
-    except OSError as error:
+    except (OSError, InvalidInput) as error:
         raise InvalidInput(
-            f"cannot write the checkpoint {str(checkpoint)!r}: {error.strerror}; the one before it is whole, and the "
-            "same command goes on from there when that is mended"
+            f"cannot write the checkpoint {str(checkpoint)!r}: {error}; the one before it is whole, and the same "
+            "command goes on from there when that is mended"
         ) from error
     shutil.rmtree(old, ignore_errors=True)
 
@@ -286,6 +289,24 @@ def _resumed(agent: PETS, checkpoint: Path) -> list[Point]:
         return [Point(**{"return_" if key == "return" else key: value for key, value in p.items()}) for p in points]
     except (OSError, ValueError, TypeError) as error:
         raise DamagedExport(f"{str(checkpoint / 'curve.json')!r} is not whole: {error}; delete the folder") from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One training at a time in a folder; the lock goes with the process, however that ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InvalidInput(
+                f"another training is at work in {str(folder)!r}; wait for it, or give another"
+            ) from error
+        yield
+
+
+def _spreads(model: Ensemble) -> bool:
+    """Whether particles of a model differ, so that they have intervals."""
+    return model.propagation != "mean" and (model.network.probabilistic or len(model.network.elites) > 1)
 
 
 def _coverage(calibrated: Calibration | None) -> dict[int, float]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mpcrl.core.errors import MpcrlError
 from mpcrl.core.files import writable_folder, written
-from mpcrl.experiments.export import training_events
+from mpcrl.experiments.export import event_writer, training_events
 from mpcrl.experiments.learning_plots import save_calibration_plot
 from mpcrl.experiments.plots import COLOURS, drawing
 from mpcrl.experiments.training import RESULT, TrainResult
@@ -27,7 +27,6 @@ def write_training(
 ) -> Iterator[str]:
     """Write the learning curve as CSV and picture, and what else is asked for; one sentence about each."""
     if json is not None:
-        writable_folder(json.parent)
         with written(json) as scratch:
             scratch.write_text(result.to_json())
     yield f"result: {json or folder / RESULT}"
@@ -46,7 +45,14 @@ def write_training(
         yield f"no plot: {error}"
     if tensorboard:
         yield f"TensorBoard: {training_events(result, folder / 'tensorboard')}"
-    yield f"run it with: mpcrl run {result.task} --model {folder}"
+
+
+def check_outputs(json: Path | None, tensorboard: bool) -> None:
+    """Refuse before hours of training what could not be written after them."""
+    if json is not None:
+        writable_folder(json.parent)
+    if tensorboard:
+        event_writer()
 
 
 def save_curve(result: TrainResult, path: Path) -> None:

@@ -155,6 +155,8 @@ class AnalyticWorld:
         reward = -float(sum(cost)) if isinstance(cost, tuple) else -float(cost)
         self._state = tuple(map(float, task.step(self._state, u, self._plant)))
         self._steps += 1
+        if not np.isfinite([reward, *self._state]).all():
+            return Outcome(np.full(len(self._state), np.nan), 0.0, 0.0, "diverged")
         over = task.terminated is not None and task.terminated(self._state, task.params)
         ended = "terminated" if over else "time limit" if self._steps >= task.episode_steps else ""
         return Outcome(np.array(self._state), reward, -reward, ended)

@@ -343,7 +343,7 @@ class Ensemble:
         """Which member moves each particle at each step [P, H]."""
         elites = np.array(self.network.elites, np.int64)
         if plan.propagation == "ts1":
-            drawn = np.random.Generator(np.random.Philox(key=[self.seed, _MEMBERS], counter=t))
+            drawn = np.random.Generator(np.random.Philox(key=[self.seed, _MEMBERS], counter=[0, t, 0, 0]))
             return elites[drawn.integers(elites.size, size=(plan.particles, horizon))]
         kept = elites[np.arange(plan.particles) % elites.size]
         if isinstance(plan.propagation, int | np.integer):

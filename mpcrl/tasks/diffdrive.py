@@ -212,6 +212,8 @@ def diffdrive_costmap() -> AnalyticTask:
         episode_steps=500,
         preset={"planner": "icem", "budget": 128, "horizon": 40, "beta": 2.0, "width": 0.25},
         state_names=("x", "y", "heading"),
+        angles=("heading",),
+        unseen=("x", "y"),
         control_names=("speed", "turning_rate"),
         step=step,
         reset=reset,

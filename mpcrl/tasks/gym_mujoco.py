@@ -319,9 +319,12 @@ def half_cheetah() -> MujocoTask:
 
 
 def swimmer_planning_cost(before: Any, u: Any, after: Any, t: int, p: SwimmerParams) -> float:
-    """The cost, and the heading, the mean of the three links': turning back takes longer than a horizon."""
+    """The cost, but for the speed of the centre of mass: the root's is had by bending alone, to and fro; and the
+    heading, the mean of the three links': turning back takes longer than a horizon."""
+    speed = (after.subtree_com[0, 0] - before.subtree_com[0, 0]) / p.dt
     heading = after.qpos[2] + (2.0 * after.qpos[3] + after.qpos[4]) / 3.0
-    return forward_cost(before, u, after, t, p) + p.heading_weight * heading**2
+    paid = p.ctrl_cost_weight * squared(u) + p.heading_weight * heading**2
+    return paid - p.forward_reward_weight * speed
 
 
 def swimmer() -> MujocoTask:
@@ -332,8 +335,17 @@ def swimmer() -> MujocoTask:
         unseen=("qpos[0]",),
         cost=forward_cost,
         planning_cost=swimmer_planning_cost,
+        planning_fields=("qpos", "subtree_com"),
         params=lambda model, env: SwimmerParams(1.0, 1e-4, env.unwrapped.dt),
-        preset={**COARSE, "budget": 100, "horizon": 60, "iterations": 3, "beta": 3.0},
+        preset={
+            **COARSE,
+            "controls_per_plan": 3,
+            "budget": 100,
+            "horizon": 60,
+            "iterations": 3,
+            "knots": 12,
+            "beta": 0.0,
+        },
     )
 
 
@@ -360,7 +372,7 @@ class LeggedParams(NamedTuple):
     cruise: float = math.inf
 
 
-def legged_terminated(after: Any, p: LeggedParams) -> bool:
+def legged_terminated(after: Any, p: LeggedParams | HopperParams) -> bool:
     """Whether the robot has fallen."""
     z, angle = after.qpos[1], after.qpos[2]
     healthy = p.min_z < z < p.max_z and -p.max_angle < angle < p.max_angle
@@ -371,19 +383,19 @@ def legged_terminated(after: Any, p: LeggedParams) -> bool:
     return not healthy
 
 
-def legged_speed(before: Any, after: Any, p: LeggedParams) -> float:
+def legged_speed(before: Any, after: Any, p: LeggedParams | HopperParams) -> float:
     """Of the root, forward, m/s."""
     return (after.qpos[0] - before.qpos[0]) / p.dt
 
 
-def legged_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams) -> float:
+def legged_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams | HopperParams) -> float:
     """Forward speed of the root and a bonus while the robot is healthy, paid for by squared controls."""
     speed = legged_speed(before, after, p)
     bonus = 0.0 if legged_terminated(after, p) else p.healthy_reward
     return p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * speed - bonus
 
 
-def legged_planning_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams) -> float:
+def legged_planning_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParams | HopperParams) -> float:
     """The cost without what is faster than `cruise`; leaning and sinking, which come before a fall; and the fall
     itself, whose price lies mostly beyond the horizon."""
     lean = p.lean_weight * (after.qpos[2] / p.max_angle) ** 2
@@ -393,6 +405,44 @@ def legged_planning_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParam
     return legged_cost(before, u, after, t, p) + hurry + lean + sink + fallen
 
 
+class HopperParams(NamedTuple):
+    """As `LeggedParams`, the foot's geom, and what else plans pay: `balance_weight` for each m by which the capture
+    point misses the foot, `hurry_weight` for the square of what is faster than `cruise`; up to there they gain
+    `eagerness` times the reward."""
+
+    foot: int
+    dt: float
+    min_z: float = 0.7
+    max_z: float = math.inf
+    max_angle: float = 0.2
+    max_state: float = 100.0
+    forward_reward_weight: float = 1.0
+    ctrl_cost_weight: float = 1e-3
+    healthy_reward: float = 1.0
+    lean_weight: float = 0.5
+    room: float = 0.5
+    sink_weight: float = 20.0
+    fall: float = 100.0
+    cruise: float = 2.2
+    balance_weight: float = 3.0
+    lead_time: float = 0.1
+    hurry_weight: float = 2.0
+    eagerness: float = 2.0
+
+
+def hopper_planning_cost(before: Any, u: Any, after: Any, t: int, p: HopperParams) -> float:
+    """As of all that walk in the plane, but with more for speed up to `cruise` and a price of what is beyond; and the
+    distance of the capture point, where the mass will be in `lead_time`, from the foot: half of the time that a foot
+    stays on the ground, so that it lands as far ahead of the mass as it will leave behind it (Raibert, Legged robots
+    that balance, 1986)."""
+    x = after.subtree_com[0, 0]
+    speed = (x - before.subtree_com[0, 0]) / p.dt
+    away = p.balance_weight * min(abs(x + p.lead_time * speed - after.geom_xpos[p.foot, 0]), 1.0)
+    hurry = p.hurry_weight * max(0.0, speed - p.cruise) ** 2
+    gain = (p.eagerness - 1.0) * p.forward_reward_weight * min(speed, p.cruise)
+    return legged_planning_cost(before, u, after, t, p) + away + hurry - gain
+
+
 def hopper() -> MujocoTask:
     """Hop forward on one leg without falling. Controls are three joint torques in [-1, 1]."""
     return mujoco_task(
@@ -400,12 +450,11 @@ def hopper() -> MujocoTask:
         fields=("qpos", "qvel"),
         unseen=("qpos[0]",),
         cost=legged_cost,
-        planning_cost=legged_planning_cost,
+        planning_cost=hopper_planning_cost,
+        planning_fields=("qpos", "qvel", "subtree_com", "geom_xpos"),
         terminated=legged_terminated,
-        params=lambda model, env: LeggedParams(
-            dt=env.unwrapped.dt, min_z=0.7, max_z=math.inf, max_angle=0.2, max_state=100.0, cruise=2.3
-        ),
-        preset={**COARSE, "budget": 100, "horizon": 80, "iterations": 3, "knots": 12, "beta": 0.0},
+        params=lambda model, env: HopperParams(foot=model.geom("foot_geom").id, dt=env.unwrapped.dt),
+        preset={**COARSE, "budget": 120, "horizon": 80, "iterations": 4, "knots": 12, "beta": 0.0},
     )
 
 
