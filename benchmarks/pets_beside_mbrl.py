@@ -23,9 +23,9 @@ from typing import Any
 from bench_peers import PEERS, REPOSITORY, environments
 from pets import RESULTS, STUDIES
 
-from mpcrl.agents.pets import RANDOM
+from mpcrl.agents.pets import episode_key
 from mpcrl.experiments.machine import machine
-from mpcrl.experiments.training import EVALUATION_SEED
+from mpcrl.experiments.training import EVALUATION
 from mpcrl.tasks.registry import make_task
 
 STUDY = STUDIES["cartpole"]
@@ -35,14 +35,17 @@ NUMBERS = COLUMNS[3:-1]
 
 def train(seed: int, path: pathlib.Path, environments_folder: pathlib.Path) -> None:
     """The peer's rows of one seed, in its own environment."""
-    preset = make_task(STUDY.task).preset
+    task = make_task(STUDY.task)
+    trials, evaluation = range(STUDY.steps // task.episode_steps), range(EVALUATION, EVALUATION + STUDY.episodes)
     settings = {
-        "seed": seed, "steps": STUDY.steps, "budget": preset["budget"], "horizon": preset["horizon"],
-        "particles": STUDY.settings["particles"], "episodes": STUDY.episodes, "evaluation-seed": EVALUATION_SEED,
-        "random-stream": RANDOM,
+        "seed": [seed], "budget": [task.preset["budget"]], "horizon": [task.preset["horizon"]],
+        "particles": [STUDY.settings["particles"]], "trials": [episode_key(seed, number) for number in trials],
+        "evaluation": [episode_key(seed, number) for number in evaluation],
     }  # fmt: skip
     command = [environments.interpreter("mbrl", environments_folder), PEERS / "pets_mbrl.py", "--out", path]
-    subprocess.run([*command, *(f"--{name}={value}" for name, value in settings.items())], check=True)
+    for name, values in settings.items():
+        command += [f"--{name}", *map(str, values)]
+    subprocess.run(command, check=True)
 
 
 def read(path: pathlib.Path) -> list[dict[str, str]]:
@@ -81,7 +84,10 @@ def table(ours: list[dict[str, str]], folder: pathlib.Path, seeds: range) -> lis
             continue
         first = [float(side[0]["return"]) for side in (mine, theirs)]
         if not math.isclose(*first, rel_tol=1e-9):
-            raise SystemExit(f"seed {seed}: the random trials return {first[0]} and {first[1]}, expected the same")
+            raise SystemExit(
+                f"seed {seed}: the random trials return {first[0]} and {first[1]}, expected the same; one side was "
+                "made with other episodes, and is to be run again"
+            )
         rows["mpcrl"].append(summary("mpcrl", mine, mine[-1]["cpu"]))
         rows["mbrl-lib"].append(summary("mbrl-lib", theirs, here))
     lines = []

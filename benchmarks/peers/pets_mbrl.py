@@ -39,7 +39,7 @@ from mbrl.util.common import train_model_and_save_model_and_data
 from mpcrl.tasks.cartpole_pets import cartpole_pets
 from mpcrl.tasks.environment import TaskEnv
 
-MEMBERS, ITERATIONS = 5, 5
+MEMBERS, ITERATIONS, CAPACITY = 5, 5, 100_000
 FIT = {
     "model_batch_size": 32,
     "validation_ratio": 0.05,
@@ -60,7 +60,7 @@ def features(states: Any) -> Any:
 class Peer:
     """The agent and its world."""
 
-    def __init__(self, seed: int, steps: int, budget: int, particles: int, horizon: int) -> None:
+    def __init__(self, seed: int, budget: int, particles: int, horizon: int) -> None:
         torch.manual_seed(seed)
         self.env = TaskEnv(cartpole_pets())
         nx, nu = self.env.task.nx, self.env.task.nu
@@ -73,7 +73,7 @@ class Peer:
         )
         self.trainer = ModelTrainer(self.model, optim_lr=1e-3, weight_decay=5e-5)
         self.replay = ReplayBuffer(
-            steps, (nx,), (nu,), obs_type=np.float64, action_type=np.float64, rng=np.random.default_rng(seed)
+            CAPACITY, (nx,), (nu,), obs_type=np.float64, action_type=np.float64, rng=np.random.default_rng(seed)
         )
         model_env = ModelEnv(
             self.env, self.model, termination_fns.no_termination, reward_fns.cartpole_pets,
@@ -127,27 +127,27 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the CSV, written anew after every trial")
-    for name in ("seed", "steps", "budget", "particles", "horizon", "episodes", "evaluation-seed", "random-stream"):
+    for name in ("seed", "budget", "particles", "horizon"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    for name in ("trials", "evaluation"):
+        parser.add_argument(f"--{name}", type=int, nargs="+", required=True, help="seeds of the episodes")
     o = parser.parse_args()
     torch.set_num_threads(1)
-    peer = Peer(o.seed, o.steps, o.budget, o.particles, o.horizon)
+    peer = Peer(o.seed, o.budget, o.particles, o.horizon)
     rows: list[dict[str, Any]] = []
     begin, cpu, steps = time.perf_counter(), time.process_time(), 0
-    while steps < o.steps:
-        key = o.seed + len(rows)
-        rng = None if rows else np.random.default_rng((key, o.random_stream))
-        done, total, plan_ms = peer.episode(key, rng)
+    for trial, key in enumerate(o.trials):
+        done, total, plan_ms = peer.episode(key, rng=None if trial else np.random.default_rng(key))
         learning_s, steps = peer.fit(), steps + done
         row = {
-            "seed": o.seed, "kind": "trial", "trial": len(rows), "steps": steps, "return": total,
+            "seed": o.seed, "kind": "trial", "trial": trial, "steps": steps, "return": total,
             "wall_s": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu,
-            "plan_ms": "" if rng else plan_ms, "learning_s": learning_s,
+            "plan_ms": plan_ms if trial else "", "learning_s": learning_s,
         }  # fmt: skip
         rows.append(row)
         write(o.out, rows)
         print(f"mbrl-lib seed {o.seed}: {steps} steps, {total:.1f}, {row['wall_s']:.0f} s", flush=True)
-    returns = [peer.episode(o.seed + o.evaluation_seed + n, learn=False)[1] for n in range(o.episodes)]
+    returns = [peer.episode(key, learn=False)[1] for key in o.evaluation]
     last = {name: rows[-1][name] for name in ("seed", "steps", "wall_s", "cpu_s")}
     write(o.out, [*rows, {**last, "kind": "evaluation", "return": statistics.mean(returns)}])
 
