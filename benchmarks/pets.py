@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import os
 import pathlib
 import statistics
@@ -76,7 +77,7 @@ STUDIES = {
         2000,
         5,
         {"particles": "5", "epochs": "100", "terminal": "false"},
-        horizon=25,
+        horizon=14,
         bar=0.0,
         every=True,
     ),
@@ -118,6 +119,8 @@ def learned(name: str, seed: int, folder: pathlib.Path) -> list[dict[str, Any]]:
 def true_model(name: str, seed: int) -> dict[str, Any]:
     """A row of the same planner on the true dynamics, in the same episodes."""
     study, task = STUDIES[name], make_task(STUDIES[name].task)
+    if study.settings.get("terminal") == "false":
+        task = dataclasses.replace(task, terminal=None)
     planner = planner_for(
         task,
         "random_shooting" if study.algo == "random-shooting" else None,
