@@ -6,6 +6,7 @@ samples costs nothing by address, and then the kernel around it is the same for 
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from llvmlite import ir
@@ -26,7 +27,8 @@ def address_of(kernel: Any, *arguments: Any) -> int:
     compiled = kernel.overloads[signature.args]
     if compiled.signature.return_type != types.int64:
         raise TypeError(f"{kernel.__name__} must return an int64, got {compiled.signature.return_type}")
-    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+    code, described = attrgetter("library", "fndesc")(compiled)
+    return code.get_pointer_to_function(described.llvm_cfunc_wrapper_name)
 
 
 @intrinsic
