@@ -11,18 +11,17 @@ from typing import Any, Self
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from mpcrl.experiments import tables
 from mpcrl.experiments.config import RunConfig, labels
-from mpcrl.experiments.display import LINE_S, REFRESH_S, columns
+from mpcrl.experiments.display import LiveDisplay, columns
 
 _FAILURES = 5  # that are shown
 
 
-class SweepBoard:
+class SweepBoard(LiveDisplay):
     """Shows how a sweep goes on: runs done, time left, and who leads on each task.
 
     Attributes
@@ -35,8 +34,7 @@ class SweepBoard:
         self, console: Console, configs: Sequence[RunConfig], done: Sequence[Mapping[str, Any]], left: int
     ) -> None:
         self.failed: list[Mapping[str, Any]] = []
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        super().__init__(console)
         methods = labels([config.fields for config in configs])
         self._methods = {config.hash: method for config, method in zip(configs, methods, strict=True)}
         self._returns: dict[str, dict[str, list[float]]] = {}
@@ -46,8 +44,7 @@ class SweepBoard:
         self._began = self._shown = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
+        super().__enter__()
         runs = f"{self._left} runs of {len(self._methods)} configurations"
         self._console.print(runs + (f"; {self._before} are there already" if self._before else ""))
         return self
@@ -55,8 +52,7 @@ class SweepBoard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live:
-            self._live.stop()
+        super().__exit__(kind, error, trace)
         if kind is not None:
             self._console.print(f"{self._ended} of {self._left} runs done; the same command does the others")
 
@@ -67,11 +63,9 @@ class SweepBoard:
             self.failed.append(record)
         else:
             self._note(record)
-        now = time.monotonic()
-        if now - self._shown < (REFRESH_S if self._live else LINE_S):
+        if not self._due(time.monotonic()):
             return
-        self._shown = now
-        left = (now - self._began) / self._ended * (self._left - self._ended)
+        left = (self._shown - self._began) / self._ended * (self._left - self._ended)
         line = Text.assemble(
             (f"{self._ended}/{self._left}", "bold"),
             f" runs, {_duration(left)} left",

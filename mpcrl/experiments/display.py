@@ -35,16 +35,15 @@ _FILE_WIDTH = 140  # of what no terminal shows
 _RECENT = 25  # plans that the rate is the median of
 
 
-class LiveLine:
-    """Shows how a run goes on: one line that changes on a terminal, a new line every few seconds elsewhere.
+class LiveDisplay:
+    """Shows how long work goes on: a picture that changes on a terminal, a new line every few seconds elsewhere.
 
-    Drawn between control steps by the thread that calls it, so that it takes no time from planning.
+    Drawn by the thread that tells of progress, so that it takes no time from the work itself.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._recent: deque[float] = deque(maxlen=_RECENT)
         self._shown = 0.0
 
     def __enter__(self) -> Self:
@@ -58,14 +57,28 @@ class LiveLine:
         if self._live:
             self._live.stop()
 
+    def _due(self, now: float) -> bool:
+        """Whether it is time to show something new; if so, from `now` on it is not."""
+        if now - self._shown < (REFRESH_S if self._live else LINE_S):
+            return False
+        self._shown = now
+        return True
+
+
+class LiveLine(LiveDisplay):
+    """Shows how a run goes on, in one line."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+
     def __call__(self, progress: Progress) -> None:
         """Take note of a control step."""
         self._recent.append(progress.plan_ms)
         now = time.monotonic()
         self._shown = self._shown or now  # compiling before the first step is no reason for a line
-        if now - self._shown < (REFRESH_S if self._live else LINE_S):
+        if not self._due(now):
             return
-        self._shown = now
         plan_ms = float(np.median(self._recent))
         line = Text.assemble(
             f"episode {progress.episode}/{progress.episodes}  step {progress.step:>4}/{progress.steps}  ",

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from mpcrl.agents.pets import StepDone, Trial
-from mpcrl.experiments.display import LINE_S, REFRESH_S
+from mpcrl.experiments.display import LiveDisplay
 from mpcrl.experiments.episode import Progress
 from mpcrl.experiments.training import Point, TrainResult
 from mpcrl.learning.ensemble import EpochProgress
@@ -23,25 +21,18 @@ _ROWS, _HEIGHT, _WIDTH = 8, 10, 60  # trials in the table; lines and columns of 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
-class TrainingBoard:
+class TrainingBoard(LiveDisplay):
     """Shows a training on a terminal as it goes on; elsewhere prints a line per trial, and some in between."""
 
     def __init__(self, console: Console, steps: int) -> None:
-        self._console, self._steps = console, steps
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        super().__init__(console)
+        self._steps = steps
         self._curve: list[Point] = []
-        self._shown = 0.0
-
-    def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live:
-            self._live.stop()
+        super().__exit__(kind, error, trace)
         if kind is not None:
             self._console.print(f"{len(self._curve)} trials are kept; the same command goes on after them")
 
@@ -79,10 +70,8 @@ class TrainingBoard:
         )
 
     def _update(self, line: str, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if not at_once and now - self._shown < (REFRESH_S if self._live else LINE_S):
+        if not self._due(time.monotonic()) and not at_once:
             return
-        self._shown = now
         if self._live:
             self._live.update(Group(*self._pictures(), Text(line)), refresh=True)
         elif line:
