@@ -169,7 +169,7 @@ class PETS:
     features : Features
         What states consist of.
     trials, steps, episodes : int
-        Done so far; episode i begins with the seed plus i.
+        Done so far; `episode_key(seed, i)` is the seed of episode i.
     """
 
     def __init__(
