@@ -332,7 +332,7 @@ def swimmer() -> MujocoTask:
     return mujoco_task(
         "Swimmer-v5",
         fields=("qpos",),
-        unseen=("qpos[0]",),
+        unseen=("qpos[0]", "qpos[1]", "subtree_com[*, 0]", "subtree_com[*, 1]"),
         cost=forward_cost,
         planning_cost=swimmer_planning_cost,
         planning_fields=("qpos", "subtree_com"),
@@ -448,7 +448,7 @@ def hopper() -> MujocoTask:
     return mujoco_task(
         "Hopper-v5",
         fields=("qpos", "qvel"),
-        unseen=("qpos[0]",),
+        unseen=("qpos[0]", "subtree_com[*, 0]", "geom_xpos[*, 0]"),
         cost=legged_cost,
         planning_cost=hopper_planning_cost,
         planning_fields=("qpos", "qvel", "subtree_com", "geom_xpos"),
@@ -529,7 +529,7 @@ def ant() -> MujocoTask:
     return mujoco_task(
         "Ant-v5",
         fields=("qpos", "qvel", "xpos", "cfrc_ext"),
-        unseen=("qpos[0]", "qpos[1]"),
+        unseen=("qpos[0]", "qpos[1]", "xpos[*, 0]", "xpos[*, 1]"),
         cost=ant_cost,
         planning_cost=ant_planning_cost,
         planning_fields=("qpos", "qvel", "xpos", "xmat"),
@@ -620,7 +620,7 @@ def humanoid() -> MujocoTask:
     return mujoco_task(
         "Humanoid-v5",
         fields=("qpos", "xipos", "xmat", "cfrc_ext"),
-        unseen=("qpos[0]", "qpos[1]"),
+        unseen=("qpos[0]", "qpos[1]", "xpos[*, 0]", "xpos[*, 1]", "subtree_com[*, 0]", "subtree_com[*, 1]"),
         cost=humanoid_cost,
         planning_cost=humanoid_planning_cost,
         planning_fields=("qpos", "xpos", "xmat", "subtree_com"),
