@@ -90,50 +90,40 @@ class Waves(NamedTuple):
 
 # ---- small matrices ----------------------------------------------------------------------------------------------
 @kernel
-def _whitened(S, precision, T):
-    """log |1 + S A| of A = diag(precision); into T (S^-1 + A)^-1, which is there for a singular S too."""
+def _whitened(S, precision, T, P):
+    """log |1 + S A| of A = diag(precision); into T (S^-1 + A)^-1, into P (S + A^-1)^-1, also where S is singular.
+
+    Both follow from B = 1 + A^1/2 S A^1/2, whose inverse is made as L^-1' L^-1: positive definite and at most 1,
+    however large or singular S is.
+    """
     D = len(precision)
-    B, X = np.empty((D, D)), np.empty((D, D))
     root = np.sqrt(precision)
-    for i in range(D):
-        for j in range(D):
-            X[i, j] = root[i] * 0.5 * (S[i, j] + S[j, i]) * root[j]
-            B[i, j] = X[i, j]
-        B[i, i] += 1.0
+    L, W = np.empty((D, D)), np.zeros((D, D))
     log = 0.0
     for i in range(D):
         for j in range(i + 1):
-            total = B[i, j]
+            total = root[i] * 0.5 * (S[i, j] + S[j, i]) * root[j] + (i == j)
             for k in range(j):
-                total -= B[i, k] * B[j, k]
+                total -= L[i, k] * L[j, k]
             if i == j:
                 # All pivots of 1 + (positive semidefinite) are at least 1, whatever rounding makes of them.
-                B[i, i] = np.sqrt(max(total, 1.0))
-                log += 2.0 * math.log(B[i, i])
+                L[i, i] = np.sqrt(max(total, 1.0))
+                log += 2.0 * math.log(L[i, i])
             else:
-                B[i, j] = total / B[j, j]
-    for column in range(D):  # X = B^-1 X
-        for i in range(D):
-            for k in range(i):
-                X[i, column] -= B[i, k] * X[k, column]
-            X[i, column] /= B[i, i]
-        for i in range(D - 1, -1, -1):
-            for k in range(i + 1, D):
-                X[i, column] -= B[k, i] * X[k, column]
-            X[i, column] /= B[i, i]
+                L[i, j] = total / L[j, j]
+        for j in range(i + 1):
+            total = 1.0 * (i == j)
+            for k in range(j, i):
+                total -= L[i, k] * W[k, j]
+            W[i, j] = total / L[i, i]
     for i in range(D):
-        for j in range(D):
-            T[i, j] = 0.5 * (X[i, j] + X[j, i]) / (root[i] * root[j])
+        for j in range(i + 1):
+            inverse = 0.0
+            for k in range(i, D):
+                inverse += W[k, i] * W[k, j]
+            P[i, j] = P[j, i] = root[i] * inverse * root[j]
+            T[i, j] = T[j, i] = ((i == j) - inverse) / (root[i] * root[j])
     return log
-
-
-@kernel
-def _narrowed(precision, T, P):
-    """Into P (S + A^-1)^-1 = A - A T A."""
-    for i in range(len(precision)):
-        for j in range(len(precision)):
-            P[i, j] = -precision[i] * T[i, j] * precision[j]
-        P[i, i] += precision[i]
 
 
 @kernel
@@ -199,8 +189,7 @@ def _settled(C):
 def _activations(inputs, precision, m, S, scale, T, P, q):
     """q [n] of one output, with T and P [D, D]; log |1 + S A|."""
     n, D = inputs.shape
-    log = _whitened(S, precision, T)
-    _narrowed(precision, T, P)
+    log = _whitened(S, precision, T, P)
     zeta = np.empty(D)
     for i in range(n):
         form = 0.0
@@ -462,7 +451,7 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
         for b in range(a, E):
             for d in range(D):
                 both[d] = gp.precision[a, d] + gp.precision[b, d]
-            constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab))
+            constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
             _cross(zeta, n, gp.precision[a], gp.precision[b], T[a], T[b], Tab, constant, y, x)
             for i in range(n):
                 rows[i] = q[a, i] * (1.0 if a == b else gp.beta[a, i])
@@ -474,7 +463,6 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
                 )
             C[b, a] = C[a, b]
         C[a, a] += _unexplained(gp.factor[a], q[a, :n], gp.variance[a])
-    _settled(C)
     _with_line(gp.slope, gp.intercept, m, S, tape.mean, tape.coupling, M, C, V)
 
 
@@ -497,6 +485,7 @@ def _with_line(slope, intercept, m, S, mean, coupling, M, C, V):
                     C[a, b] += more
                     if b > a:
                         C[b, a] += more
+    _settled(C)
 
 
 @kernel
@@ -617,7 +606,7 @@ def network_moments(net, m, S, M, C, V):
         for b in range(a, E):
             for d in range(D):
                 both[d] = net.precision[a, d] + net.precision[b, d]
-            constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab))
+            constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
             _cross(zeta, n, net.precision[a], net.precision[b], T[a], T[b], Tab, constant, y, x)
             total = 0.0
             for i in range(n):
@@ -628,7 +617,6 @@ def network_moments(net, m, S, M, C, V):
                     w = net.weights[a, i] * q[a, i] * net.weights[b, j] * q[b, j]
                     total += w * (math.exp(min(delta, _MOST)) - 1.0)
             C[a, b] = C[b, a] = total
-    _settled(C)
     _with_line(net.slope, net.intercept, m, S, mean, coupling, M, C, V)
 
 
@@ -667,7 +655,7 @@ def network_adjoint(net, m, S, dM, dC, dV, dm, dS, d_net):
             pa, pb = net.precision[a], net.precision[b]
             for d in range(D):
                 both[d] = pa[d] + pb[d]
-            log = _whitened(S, both, T)
+            log = _whitened(S, both, T, P)
             total, s1, s2 = 0.0, np.zeros(D), np.zeros((D, D))
             for i in range(n):
                 for j in range(n):
@@ -775,8 +763,7 @@ def _bump(m, S, sharpness, dm, dS):
     n = len(m)
     precision = np.full(n, sharpness)
     T, P, image = np.empty((n, n)), np.empty((n, n)), np.zeros(n)
-    log = _whitened(S, precision, T)
-    _narrowed(precision, T, P)
+    log = _whitened(S, precision, T, P)
     form = 0.0
     for i in range(n):
         for j in range(n):

@@ -11,13 +11,15 @@ near one centre only.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 import scipy.linalg
 
-from mpcrl.core.errors import InvalidInput
+from mpcrl.core.bundle import from_json, from_safetensors, to_json, to_safetensors
+from mpcrl.core.errors import DamagedExport, InvalidInput
 from mpcrl.kernels.moments import Network, Waves
 
 _RIDGE = 0.01
@@ -160,6 +162,30 @@ def controls(policy: Policy, z: np.ndarray, low: np.ndarray, high: np.ndarray) -
     square = ((z[..., None, None, :] - net.centres) ** 2 * net.precision[:, None, :]).sum(axis=-1)
     v = (net.weights * np.exp(-0.5 * square)).sum(axis=-1) + z @ net.slope.T + net.intercept
     return 0.5 * (low + high) + 0.5 * (high - low) * (9 * np.sin(v) + np.sin(3 * v)) / 8
+
+
+def policy_files(policy: LinearPolicy | RBFPolicy) -> dict[str, bytes]:
+    """JSON and safetensors that `policy_of_files` makes the policy of."""
+    kind = next(name for name, known in _KINDS.items() if isinstance(policy, known))
+    arrays = {name: getattr(policy, name) for name in policy.__dataclass_fields__}
+    return {"policy.json": to_json({"kind": kind}), "policy.safetensors": to_safetensors(arrays)}
+
+
+def policy_of_files(files: Mapping[str, bytes]) -> LinearPolicy | RBFPolicy:
+    """The policy that `policy_files` wrote.
+
+    Raises
+    ------
+    DamagedExport
+    """
+    try:
+        kind = _KINDS[from_json(files["policy.json"], "policy.json")["kind"]]
+        return kind(**from_safetensors(files["policy.safetensors"], "policy.safetensors"))
+    except (KeyError, TypeError) as error:
+        raise DamagedExport(f"the files of a policy do not fit together: {error!r}") from error
+
+
+_KINDS: dict[str, type[LinearPolicy] | type[RBFPolicy]] = {"linear": LinearPolicy, "rbf": RBFPolicy}
 
 
 def squash_waves(low: np.ndarray, high: np.ndarray) -> Waves:

@@ -15,8 +15,9 @@ import scipy.linalg
 import scipy.optimize
 
 from mpcrl.core.errors import InvalidInput
-from mpcrl.kernels.belief import Chain, Expected, propagate
+from mpcrl.kernels.belief import Chain, Expected, propagate, propagate_controls
 from mpcrl.kernels.moments import Network, Processes, Waves
+from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.policies import Policy, squash_waves
 from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.tasks.features import Features
@@ -24,6 +25,8 @@ from mpcrl.tasks.goal import Goal
 
 _FAR = 1e3
 """A parameter that is farther from 0 than this is on its way to infinity."""
+_BEYOND = 1e10
+"""In the place of a cost that is no number: line searches step back from it."""
 
 
 class Forecast(NamedTuple):
@@ -78,8 +81,9 @@ def processes_of(model: GaussianProcess) -> Processes:
     InvalidInput
         Its kernels have no moments in closed form here.
     """
-    if model.kernel != "se":
-        raise InvalidInput(f"moments are known for the kernel 'se' with linear means, got {model.kernel!r}")
+    if model.kernel != "se" or model.inducing is not None:
+        kind = model.kernel if model.inducing is None else "one of inducing inputs"
+        raise InvalidInput(f"moments are known for exact processes of the kernel 'se' with linear means, got {kind!r}")
     identity = np.eye(model.count)
     inverse = np.array([scipy.linalg.cho_solve((l, True), identity) for l in model.cholesky])
     gain = model.beta[:, :, None] * model.beta[:, None, :] - inverse
@@ -146,8 +150,13 @@ def forecast(chain: Chain, policy: Policy, mean: np.ndarray, cov: np.ndarray, ho
 def cost_and_gradient(
     chain: Chain, policy: Policy, mean: np.ndarray, cov: np.ndarray, horizon: int
 ) -> tuple[float, np.ndarray]:
-    """The expected cost of `horizon` steps, and its derivatives with respect to the policy's parameters [P]."""
+    """The expected cost of `horizon` steps, and its derivatives with respect to the policy's parameters [P].
+
+    Infinite, with a gradient of 0, where the belief spreads beyond what numbers hold.
+    """
     found, gradient = _propagated(chain, policy, mean, cov, horizon, True)
+    if not (np.isfinite(found.total) and all(np.isfinite(part).all() for part in gradient)):
+        return np.inf, np.zeros_like(policy.parameters)
     return found.total, policy.pull(gradient)
 
 
@@ -185,13 +194,13 @@ def search(
 
         def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal best, best_cost, count
-            if not np.abs(parameters).max() < _FAR:
-                return float(horizon), np.zeros_like(parameters)
-            policy = starts[number].with_parameters(parameters)
-            cost, gradient = cost_and_gradient(chain, policy, mean, cov, horizon)
+            cost, gradient = _BEYOND, np.zeros_like(parameters)
+            if np.abs(parameters).max() < _FAR:
+                policy = starts[number].with_parameters(parameters)
+                cost, gradient = cost_and_gradient(chain, policy, mean, cov, horizon)
             count += 1
-            if not (np.isfinite(cost) and np.isfinite(gradient).all()):
-                return float(horizon), np.zeros_like(parameters)
+            if not np.isfinite(cost):
+                return _BEYOND, gradient
             if cost < best_cost:
                 best, best_cost = parameters.copy(), cost
             on_evaluation(SearchProgress(number, len(starts), count, best_cost, time.perf_counter() - began))
@@ -212,6 +221,24 @@ def search(
         with ThreadPoolExecutor(threads) as pool:
             found = list(pool.map(descend, range(len(starts))))
     return min(found, key=lambda one: one.cost)
+
+
+def belief_predictor(chain: Chain, *, particles: int = 100, seed: int = 0) -> Predictor:
+    """Draws of what is seen, from the beliefs of each step under given controls, for `calibration`."""
+
+    def predict(state: np.ndarray, controls: np.ndarray) -> np.ndarray:
+        count, horizon, nx = len(controls), controls.shape[1], len(state)
+        drawn = np.random.default_rng(seed).standard_normal((particles, count, horizon + 1, nx))
+        for n in range(count):
+            means, covs = np.zeros((horizon + 1, nx)), np.zeros((horizon + 1, nx, nx))
+            means[0] = state
+            propagate_controls(chain, np.ascontiguousarray(controls[n]), means, covs)
+            spread = np.sqrt(np.maximum(np.diagonal(covs, axis1=1, axis2=2), 0) + chain.noise)
+            spread[0] = 0
+            drawn[:, n] = means + spread * drawn[:, n]
+        return drawn
+
+    return predict
 
 
 def _propagated(
