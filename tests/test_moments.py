@@ -63,7 +63,7 @@ def of_network(net: mo.Network, m: np.ndarray, S: np.ndarray) -> Moments:
 
 
 def of_waves(waves: mo.Waves, m: np.ndarray, S: np.ndarray) -> Moments:
-    F, D = len(waves.index), len(m)
+    F, D = len(waves.which), len(m)
     M, C, V = np.empty(F), np.empty((F, F)), np.empty((D, F))
     mo.wave_moments(waves, m, S, M, C, V)
     return M, C, V
@@ -83,7 +83,7 @@ def network_values(net: mo.Network, x: np.ndarray) -> np.ndarray:
 
 
 def wave_values(waves: mo.Waves, x: np.ndarray) -> np.ndarray:
-    return waves.amplitude * np.cos(waves.multiple * x[:, waves.index] + waves.phase)
+    return waves.amplitude * np.cos(waves.multiple * x[:, waves.which] + waves.phase)
 
 
 # Beside samples.

@@ -286,7 +286,8 @@ def _typed(planner: str, key: str, value: Any) -> Any:
 def _configured(config: _C, settings: Mapping[str, str]) -> _C:
     """Settings by name into the configuration, and into those that are parts of it."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    parts = {name: value for name, value in values.items() if dataclasses.is_dataclass(value) and name != "risk"}
+    whole = ("risk",)  # one setting, though it is made of several numbers
+    parts: dict[str, Any] = {k: v for k, v in values.items() if dataclasses.is_dataclass(v) and k not in whole}
     kinds = {f.name: (name, str(f.type)) for name, part in parts.items() for f in dataclasses.fields(part)}
     kinds |= {f.name: ("", str(f.type)) for f in dataclasses.fields(config) if f.name not in parts}
     read: dict[str, dict[str, Any]] = {}
@@ -297,8 +298,9 @@ def _configured(config: _C, settings: Mapping[str, str]) -> _C:
             raise InvalidInput(f"an agent has no setting {name!r}; {hint}settings: {', '.join(kinds)}")
         room, kind = kinds[name]
         read.setdefault(room, {})[name] = _read_setting(name, text, kind)
-    own = read.pop("", {})
-    return dataclasses.replace(config, **own, **{k: dataclasses.replace(parts[k], **v) for k, v in read.items()})
+    own: dict[str, Any] = read.pop("", {})
+    own |= {part: dataclasses.replace(parts[part], **values) for part, values in read.items()}
+    return dataclasses.replace(config, **own)
 
 
 def _risk(text: str) -> Risk:

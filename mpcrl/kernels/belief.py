@@ -33,7 +33,6 @@ from mpcrl.kernels.moments import (
     process_moments,
     quadratic_cost,
     saturating_cost,
-    tape_of,
     wave_adjoint,
     wave_moments,
 )
@@ -120,7 +119,7 @@ def _product(A, B, C):
 @kernel
 def features(plain, waves, m, S, z, z_cov, z_gain):
     """Moments of (plain numbers, waves) of a normal state; `z_gain` is S^-1 cov(x, z)."""
-    P, F, nx = len(plain), len(waves.index), len(m)
+    P, F, nx = len(plain), len(waves.which), len(m)
     z_gain[:] = 0.0
     for p in range(P):
         z[p] = m[plain[p]]
@@ -139,7 +138,7 @@ def features(plain, waves, m, S, z, z_cov, z_gain):
 @kernel
 def features_adjoint(plain, waves, m, S, z_gain, dz, dz_cov, dz_gain, dm, dS):
     """Add to dm and dS; `dz_gain` is used up."""
-    P, F, nx = len(plain), len(waves.index), len(m)
+    P, F, nx = len(plain), len(waves.which), len(m)
     for p in range(P):
         dm[plain[p]] += dz[p]
         for q in range(P):
@@ -154,17 +153,21 @@ def features_adjoint(plain, waves, m, S, z_gain, dz, dz_cov, dz_gain, dm, dS):
 
 
 @kernel
-def _act(chain, net, m, S, step):
-    """From a belief to the moments of the model's input."""
+def _act(chain, net, given, m, S, step):
+    """From a belief to the moments of the model's input: under `given` controls [nu], or under the policy without."""
     nx, nz, nu = len(m), len(step.z), len(step.v)
     for i in range(nx):
         for j in range(nx):
             step.seen[i, j] = S[i, j]
         step.seen[i, i] += chain.noise[i]
     features(chain.plain, chain.waves, m, step.seen, step.z, step.z_cov, step.z_gain)
-    network_moments(net, step.z, step.z_cov, step.v, step.v_cov, step.v_gain)
-    mean, cov, gain = np.empty(2 * nu), np.empty((2 * nu, 2 * nu)), np.empty((nu, 2 * nu))
-    wave_moments(chain.squash, step.v, step.v_cov, mean, cov, gain)
+    mean, cov, gain = np.zeros(2 * nu), np.zeros((2 * nu, 2 * nu)), np.zeros((nu, 2 * nu))
+    if given.size:
+        mean[::2] = given - chain.middle
+        step.v_gain[:] = 0.0
+    else:
+        network_moments(net, step.z, step.z_cov, step.v, step.v_cov, step.v_gain)
+        wave_moments(chain.squash, step.v, step.v_cov, mean, cov, gain)
     whole, whole_cov = np.empty(nz + nu), np.empty((nz + nu, nz + nu))
     for j in range(nu):
         whole[nz + j] = chain.middle[j] + mean[2 * j] + mean[2 * j + 1]
@@ -223,7 +226,7 @@ def _advance(chain, step, m, M, C, V, m_next, S_next):
 @kernel
 def expected_cost(cost, waves, m, S, dm, dS):
     """Mean and variance of the cost of a normal state; into dm and dS the derivatives of the mean."""
-    nx, F, K = len(m), len(waves.index), len(cost.target)
+    nx, F, K = len(m), len(waves.which), len(cost.target)
     nz = nx + F
     plain = np.arange(nx)
     z, z_cov, z_gain = np.empty(nz), np.empty((nz, nz)), np.empty((nx, nz))
@@ -260,7 +263,7 @@ def _tapes(H, E, D, gradient):
 
 
 @kernel
-def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
+def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_net):
     """Carry a belief through H steps.
 
     Parameters
@@ -268,6 +271,8 @@ def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
     chain : Chain
     net : Network
         The policy over z.
+    controls : ndarray [H, nu] or [0, nu]
+        What is done in the place of the policy's controls; without a gradient.
     means, covs : ndarray [H + 1, nx], [H + 1, nx, nx]
         In: the first of each; out: the others.
     costs, deviations : ndarray [H + 1]
@@ -281,7 +286,7 @@ def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
         The sum of `costs[1:]`.
     """
     H, nx, nu, D = len(means) - 1, means.shape[1], len(chain.middle), len(chain.seen)
-    nz = len(chain.plain) + len(chain.waves.index)
+    nz = len(chain.plain) + len(chain.waves.which)
     step = _step_of(nx, nz, nu, D)
     M, C, V = np.empty(nx), np.empty((nx, nx)), np.empty((D, nx))
     one, two, three, four = _tapes(H, nx, D, gradient)
@@ -294,7 +299,7 @@ def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
         if t < H:
             k = t if gradient else 0
             tape = Tape(one[k], two[k], three[k], four[k])
-            _act(chain, net, means[t], covs[t], step)
+            _act(chain, net, controls[t] if len(controls) else controls.ravel(), means[t], covs[t], step)
             process_moments(chain.model, step.w, step.w_cov, M, C, V, tape, gradient)
             _advance(chain, step, means[t], M, C, V, means[t + 1], covs[t + 1])
     if not gradient:
@@ -309,7 +314,7 @@ def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
             for j in range(nx):
                 dS[i, j] += cost_S[t + 1, i, j]
         tape = Tape(one[t], two[t], three[t], four[t])
-        _act(chain, net, means[t], covs[t], step)
+        _act(chain, net, controls[t] if len(controls) else controls.ravel(), means[t], covs[t], step)
         for d in range(D):
             for a in range(nx):
                 V[d, a] = tape.coupling[a, d] + chain.model.slope[a, d]
@@ -376,26 +381,3 @@ def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
         )
         dm, dS = dm_now, dS_now
     return total
-
-
-@kernel
-def propagate_controls(chain, controls, means, covs):
-    """As `propagate`, under given controls [H, nu] in the place of a policy, and without costs."""
-    nx, nu, D = means.shape[1], len(chain.middle), len(chain.seen)
-    nz = len(chain.plain) + len(chain.waves.index)
-    step, tape = _step_of(nx, nz, nu, D), tape_of(nx, D)
-    M, C, V = np.empty(nx), np.empty((nx, nx)), np.empty((D, nx))
-    for t in range(len(controls)):
-        for i in range(nx):
-            for j in range(nx):
-                step.seen[i, j] = covs[t, i, j]
-            step.seen[i, i] += chain.noise[i]
-        features(chain.plain, chain.waves, means[t], step.seen, step.z, step.z_cov, step.z_gain)
-        for d in range(D):
-            s = chain.seen[d]
-            step.w[d] = step.z[s] if s < nz else controls[t, s - nz]
-            for e in range(D):
-                r = chain.seen[e]
-                step.w_cov[d, e] = step.z_cov[s, r] if s < nz and r < nz else 0.0
-        process_moments(chain.model, step.w, step.w_cov, M, C, V, tape, False)
-        _advance(chain, step, means[t], M, C, V, means[t + 1], covs[t + 1])

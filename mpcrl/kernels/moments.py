@@ -76,10 +76,10 @@ class Network(NamedTuple):
 
 
 class Waves(NamedTuple):
-    """F functions amplitude cos(multiple x[index] + phase) of some of the numbers of x."""
+    """F functions amplitude cos(multiple x[which] + phase) of some of the numbers of x."""
 
-    index: np.ndarray
-    """[F] int64"""
+    which: np.ndarray
+    """[F] int64: of the numbers of x"""
     multiple: np.ndarray
     """[F]"""
     phase: np.ndarray
@@ -710,15 +710,15 @@ def wave_moments(waves, m, S, M, C, V):
     M, C, V : ndarray [F], [F, F], [D, F]
         Out: mean, covariance, and S^-1 cov(x, f).
     """
-    F = len(waves.index)
+    F = len(waves.which)
     V[:] = 0.0
     for f in range(F):
-        a, k = waves.index[f], waves.multiple[f]
+        a, k = waves.which[f], waves.multiple[f]
         angle, size = k * m[a] + waves.phase[f], waves.amplitude[f] * math.exp(-0.5 * k * k * S[a, a])
         M[f] = size * math.cos(angle)
         V[a, f] = -k * size * math.sin(angle)
         for g in range(f + 1):
-            b, h = waves.index[g], waves.multiple[g]
+            b, h = waves.which[g], waves.multiple[g]
             other = h * m[b] + waves.phase[g]
             base, x = -0.5 * (k * k * S[a, a] + h * h * S[b, b]), k * h * S[a, b]
             scale = 0.5 * waves.amplitude[f] * waves.amplitude[g]
@@ -731,15 +731,15 @@ def wave_moments(waves, m, S, M, C, V):
 @kernel
 def wave_adjoint(waves, m, S, dM, dC, dV, dm, dS):
     """Add to dm and dS a scalar's derivatives, from those with respect to the results of `wave_moments`."""
-    for f in range(len(waves.index)):
-        a, k = waves.index[f], waves.multiple[f]
+    for f in range(len(waves.which)):
+        a, k = waves.which[f], waves.multiple[f]
         angle, size = k * m[a] + waves.phase[f], waves.amplitude[f] * math.exp(-0.5 * k * k * S[a, a])
         cosine, sine = size * math.cos(angle), size * math.sin(angle)
         dm[a] -= k * (dM[f] * sine + k * dV[a, f] * cosine)
         dS[a, a] -= 0.5 * k * k * (dM[f] * cosine - k * dV[a, f] * sine)
         for g in range(f + 1):
             weight = dC[f, g] + (dC[g, f] if g < f else 0.0)
-            b, h = waves.index[g], waves.multiple[g]
+            b, h = waves.which[g], waves.multiple[g]
             other = h * m[b] + waves.phase[g]
             base, x = -0.5 * (k * k * S[a, a] + h * h * S[b, b]), k * h * S[a, b]
             weight *= 0.5 * waves.amplitude[f] * waves.amplitude[g]
