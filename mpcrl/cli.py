@@ -346,7 +346,7 @@ def view(
 
 
 def train(
-    algo: Annotated[str, shown("ALGO", "pets, deterministic or random-shooting")],
+    algo: Annotated[str, shown("ALGO", "pets, deterministic, random-shooting or pilco")],
     task: Annotated[str, shown("TASK", "one of those that `mpcrl list` shows, or file.py:name")],
     /,
     *,
@@ -361,7 +361,10 @@ def train(
     ] = (),
     setting: Annotated[
         tuple[str, ...],
-        shown("NAME=VALUE", "of the agent or its ensemble, such as particles=5 or hidden=200,200; see docs/pets.md"),
+        shown(
+            "NAME=VALUE",
+            "of the agent, such as particles=5, hidden=200,200 or basis=20; see docs/pets.md",
+        ),
     ] = (),
     threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,
     evaluation_episodes: Annotated[int, shown("N", "after the last trial; 1 by default")] = 1,
@@ -369,11 +372,13 @@ def train(
     tensorboard: Annotated[bool, shown("", "write the curves as TensorBoard's events as well")] = False,
 ) -> int:
     """Learn a task by trial and error, with a model of its dynamics. Goes on where it stopped."""
+    from mpcrl.agents.agent import Trial
     from mpcrl.experiments import display
-    from mpcrl.experiments.configure import agent_for, parse_options
+    from mpcrl.experiments.configure import MODEL_FOLDER, agent_for, parse_options
+    from mpcrl.experiments.training import Point
     from mpcrl.experiments.training import train as train_agent
     from mpcrl.experiments.training_board import TrainingBoard, closing
-    from mpcrl.experiments.training_outputs import check_outputs, write_training
+    from mpcrl.experiments.training_outputs import check_outputs, write_forecast, write_training
     from mpcrl.experiments.video import settle_rendering
     from mpcrl.tasks.registry import make_task
 
@@ -391,8 +396,13 @@ def train(
         seed=seed,
         threads=threads,
     )
-    console.print(display.heading(agent.task, agent.planner, threads))
-    with TrainingBoard(console, steps) as board:
+    console.print(display.heading(agent.task, agent.acts_by, threads))
+    with TrainingBoard(console, steps, agent.task.dt) as board:
+
+        def told(trial: Trial, point: Point) -> None:
+            board.trial(trial, point)
+            write_forecast(trial, agent.task.name, out)
+
         result, calibrated = train_agent(
             algo,
             agent,
@@ -401,16 +411,19 @@ def train(
             evaluation_episodes=evaluation_episodes,
             on_start=board.started,
             on_step=board.step,
-            on_trial=board.trial,
-            on_epoch=board.epoch,
+            on_trial=told,
+            on_learning=board.learning,
             on_evaluation=board.evaluation,
         )
     console.print(closing(result))
     for sentence in write_training(result, calibrated, out, json=json, tensorboard=tensorboard):
         console.print(sentence, soft_wrap=True)
-    again = f"mpcrl run {task} --model {out} --planner {agent.planner.name} --budget {agent.planner.budget}"
-    options = "".join(f" --option {text}" for text in option)
-    console.print(f"run it with: {again} --horizon {agent.planner.horizon}{options}", soft_wrap=True)
+    if isinstance(agent.acts_by, str):
+        console.print(f"policy and model: {out}/{MODEL_FOLDER}", soft_wrap=True)
+    else:
+        again = f"mpcrl run {task} --model {out} --planner {agent.acts_by.name} --budget {agent.acts_by.budget}"
+        options = "".join(f" --option {text}" for text in option)
+        console.print(f"run it with: {again} --horizon {agent.acts_by.horizon}{options}", soft_wrap=True)
     return 0
 
 

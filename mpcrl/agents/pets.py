@@ -15,54 +15,35 @@ Two ancestors are settings of it: one deterministic network under random shootin
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mpcrl.agents.agent import StepDone, Surroundings, Trial, episode_key, task_fingerprint
 from mpcrl.control.controller import Controller
 from mpcrl.control.plan import Status
 from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
+from mpcrl.core.candidates import Candidates
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import InvalidInput, missing
+from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.ensemble import EnsembleConfig, EpochProgress, FitReport, Learner
 from mpcrl.learning.replay import Replay
 from mpcrl.models.ensemble import Ensemble
 from mpcrl.models.risk import Mean, Risk
-from mpcrl.models.scalar import fingerprint
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.task import Task
 
+_CALIBRATION_PARTICLES = 100
 _HEAD = {"format": "mpcrl-pets", "version": 1}
 _CHECKPOINT_BYTES = 9 * 2**28 // 10  # of the replay, a little less than a bundle may have
-
-
-class Result(Protocol):
-    """What a control led to; `ended` says why the episode is over, "" while it is not."""
-
-    @property
-    def state(self) -> np.ndarray: ...
-    @property
-    def reward(self) -> float: ...
-    @property
-    def ended(self) -> str: ...
-
-
-class Surroundings(Protocol):
-    """What an agent acts in, one episode after the other; its states are the learned model's."""
-
-    params: Any
-
-    def reset(self, seed: int) -> np.ndarray: ...
-
-    def step(self, control: np.ndarray) -> Result: ...
 
 
 _Act = Callable[[np.ndarray, Any], tuple[np.ndarray, float]]
@@ -73,42 +54,6 @@ class _Episode(NamedTuple):
     steps: int
     total: float
     plan_ms: float
-
-
-class StepDone(NamedTuple):
-    """Where a trial stands after a control step."""
-
-    trial: int
-    step: int
-    episode_return: float
-    plan_ms: float
-
-
-class Trial(NamedTuple):
-    """One trial of an agent.
-
-    Attributes
-    ----------
-    number : int
-        From 0, which is random.
-    steps : int
-        Control steps done.
-    returns : tuple of float
-        Of its episodes in order; one, but for the random trial, which goes on until it has enough steps.
-    plan_ms : float
-        Median time of a plan; NaN where none was made.
-    fit : FitReport
-        The training that followed.
-    learning_s : float
-        Seconds that it took.
-    """
-
-    number: int
-    steps: int
-    returns: tuple[float, ...]
-    plan_ms: float
-    fit: FitReport
-    learning_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,19 +179,20 @@ class PETS:
         world: Surroundings,
         *,
         on_step: Callable[[StepDone], None] = lambda step: None,
-        on_epoch: Callable[[EpochProgress], None] = lambda progress: None,
+        on_learning: Callable[[EpochProgress], None] = lambda progress: None,
     ) -> Trial:
         """One trial in `world`, and the training after it."""
         episodes = [self._episode(world, on_step)]
         while not self.trials and sum(episode.steps for episode in episodes) < self._random_steps:
             episodes.append(self._episode(world, on_step))
         begin = time.perf_counter()
-        fit = self.learn(on_epoch)
+        fit = self.learn(on_learning)
         seconds = time.perf_counter() - begin
         steps = sum(episode.steps for episode in episodes)
         self.trials, self.steps = self.trials + 1, self.steps + steps
         returns = tuple(episode.total for episode in episodes)
-        return Trial(self.trials - 1, steps, returns, episodes[-1].plan_ms, fit, seconds)
+        loss = float(fit.train_loss[-1].mean())
+        return Trial(self.trials - 1, steps, returns, episodes[-1].plan_ms, loss, seconds)
 
     def _episode(self, world: Surroundings, on_step: Callable[[StepDone], None]) -> _Episode:
         """Plan, apply the first control, store what came of it, until the episode is over."""
@@ -298,6 +244,11 @@ class PETS:
         return self._controller
 
     @property
+    def acts_by(self) -> Planner:
+        """Its planner."""
+        return self.planner
+
+    @property
     def model(self) -> Ensemble:
         """The ensemble as it has been learned so far."""
         assert isinstance(self.controller.model, Ensemble)
@@ -308,7 +259,48 @@ class PETS:
         assert isinstance(self._controller.model, Ensemble)
         return self._controller.model
 
+    # ---- how far to trust it -------------------------------------------------------------------------------------
+    def model_gap(
+        self, states: np.ndarray, controls: np.ndarray, rewards: np.ndarray, costs: np.ndarray, params: Any
+    ) -> float:
+        """Of an episode's controls, from each state that is a horizon after the last one.
+
+        In planning costs, or in rewards where the cost is learned: what the model speaks of. The terminal cost of plans
+        is left out.
+        """
+        plain = self.model.of(dataclasses.replace(self.model.task, terminal=None))
+        real = -rewards if self.model.network.learned_cost else costs
+        gap, horizon = 0.0, self.controller.horizon
+        for t in range(0, len(controls), horizon):
+            candidates = Candidates.from_rows(controls[None, t : t + horizon], plain.dtype)
+            (predicted,) = plain.costs(states[t], candidates, t, params, self.controller.threads)
+            gap += float(np.sum(real[t : t + horizon])) - predicted
+        return float(gap)
+
+    def predictor(self) -> Predictor:
+        """What the ensemble samples, with enough particles to take intervals of."""
+        model = self.model
+        many = Ensemble(
+            model.task,
+            model.network,
+            propagation=model.propagation,
+            particles=_CALIBRATION_PARTICLES,
+            noise=model.noise,
+            seed=model.seed,
+        )
+        return many.sampled
+
+    @property
+    def spreads(self) -> bool:
+        """Whether its particles differ."""
+        model = self.model
+        return model.propagation != "mean" and (model.network.probabilistic or len(model.network.elites) > 1)
+
     # ---- files ---------------------------------------------------------------------------------------------------
+    def save_model(self, folder: Path) -> None:
+        """Write the ensemble, for `Ensemble.load` and `mpcrl run --model`."""
+        self.model.save(folder)
+
     def save(self, folder: Path) -> None:
         """Write all that the next trial depends on to a folder, which must not be there yet."""
         folder.mkdir(parents=True)
@@ -340,24 +332,12 @@ class PETS:
         """All that makes this agent what it is, and `load` compares."""
         return {
             "task": self.task.name,
-            "problem": _fingerprint(self.task),
+            "problem": task_fingerprint(self.task),
             "planner": configuration(self.planner),
             "config": configuration(self.config),
             "seed": self.seed,
             "controls_per_plan": self._controls_per_plan,
         }
-
-
-def episode_key(seed: int, episode: int) -> int:
-    """Seed of an episode: those of different agents have nothing in common, as `seed + episode` would."""
-    return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
-
-
-def _fingerprint(task: Task) -> str:
-    """Hash of what makes the problem: functions, parameters, bounds, timing."""
-    functions = [getattr(task, name, None) for name in ("step", "cost", "planning_cost", "terminal", "terminated")]
-    numbers = configuration([task.params, task.control_low, task.control_high, task.dt, task.episode_steps])
-    return hashlib.sha256(f"{fingerprint(*functions)}{numbers}".encode()).hexdigest()
 
 
 def deterministic(config: PETSConfig) -> PETSConfig:

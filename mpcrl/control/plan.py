@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+
+from mpcrl.tasks.task import Task
 
 
 class Status(enum.Enum):
@@ -54,6 +57,20 @@ class Plan:
     failed: int
     effective_sample_size: float
     rejected: int = 0
+
+
+class Actor(Protocol):
+    """What acts on a task: a controller, or the function of the state that a policy is."""
+
+    task: Task
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin an episode."""
+        ...
+
+    def plan(self, state: np.ndarray, *, budget_ms: float | None = None, params: Any = None) -> Plan:
+        """The control for a state [nx], one control period after the last call, and how it came about."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

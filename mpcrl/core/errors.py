@@ -22,6 +22,10 @@ class UnknownName(InvalidInput):
     """A task, planner or model of this name does not exist."""
 
 
+class NoGoal(InvalidInput):
+    """A task does not say where it wants its state, in a form whose expectation is known."""
+
+
 class BadTelemetry(InvalidInput):
     """A file is no telemetry, is not whole, or is of another version of mpcrl."""
 

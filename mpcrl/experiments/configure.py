@@ -8,7 +8,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,9 @@ from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
 if TYPE_CHECKING:
-    from mpcrl.agents.pets import PETS, PETSConfig
+    from mpcrl.agents.agent import Agent
+    from mpcrl.agents.pets import PETSConfig
+    from mpcrl.agents.pilco import PILCOConfig
 
 MODELS = {
     "auto": "what the task's preset says: in general the true model, its own dynamics or its own physics",
@@ -35,6 +37,8 @@ MODELS = {
 
 MODEL_FOLDER = "model"
 """Where a training keeps what it learned, in its own folder."""
+
+_C = TypeVar("_C", "PETSConfig", "PILCOConfig")
 
 _DTYPES = ("float32", "float64")
 _SIZES = ("budget", "horizon")
@@ -175,6 +179,7 @@ AGENTS = {
     "pets": "an ensemble of probabilistic networks, and the task's planner through trajectories sampled from it",
     "deterministic": "one deterministic network and the task's planner: what the ensemble is to be better than",
     "random-shooting": "one deterministic network and random shooting: the simplest there is",
+    "pilco": "Gaussian processes, and a policy searched for along the gradient of its expected cost; few numbers only",
 }
 """What `mpcrl train` may be given."""
 
@@ -190,18 +195,28 @@ def agent_for(
     settings: Mapping[str, str] | None = None,
     seed: int = 0,
     threads: int | None = None,
-) -> PETS:
-    """A fresh agent by name in `AGENTS`; what is not given is as in the task's preset and `PETSConfig`.
+) -> Agent:
+    """A fresh agent by name in `AGENTS`; what is not given is as in the task's preset and the agent's configuration.
 
     Parameters
     ----------
     settings : mapping of str
-        Of `PETSConfig` and its `EnsembleConfig`, as text that is read as the type of each.
+        Of `PETSConfig` and its `EnsembleConfig`, or of `PILCOConfig`, as text that is read as the type of each.
     """
-    from mpcrl.agents.pets import PETS, PETSConfig, deterministic
-
     if algo not in AGENTS:
         raise unknown_name("agent", algo, AGENTS)
+    if algo == "pilco":
+        from mpcrl.agents.pilco import PILCO, PILCOConfig
+
+        for name, given in (("planner", planner), ("budget", budget), ("option", options)):
+            if given:
+                raise InvalidInput(f"pilco acts by a policy and plans nothing: leave --{name} out")
+        searched = _configured(PILCOConfig(), settings or {})
+        if horizon is not None:
+            searched = dataclasses.replace(searched, horizon=horizon)
+        return PILCO(task, config=searched, seed=seed, threads=threads)
+    from mpcrl.agents.pets import PETS, PETSConfig, deterministic
+
     config = _configured(PETSConfig(), settings or {})
     if algo != "pets":
         config = deterministic(config)
@@ -268,19 +283,24 @@ def _typed(planner: str, key: str, value: Any) -> Any:
     raise InvalidInput(f"option {key} of planner {planner!r} must be {' or '.join(kinds)}, got {value!r}")
 
 
-def _configured(config: PETSConfig, settings: Mapping[str, str]) -> PETSConfig:
-    """Settings by name into the configuration, and into that of its ensemble."""
-    own = {f.name: f.type for f in dataclasses.fields(config) if f.name != "ensemble"}
-    inner = {f.name: f.type for f in dataclasses.fields(config.ensemble)}
-    read: dict[str, Any] = {}
+def _configured(config: _C, settings: Mapping[str, str]) -> _C:
+    """Settings by name into the configuration, and into those that are parts of it."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    whole = ("risk",)  # one setting, though it is made of several numbers
+    parts: dict[str, Any] = {k: v for k, v in values.items() if dataclasses.is_dataclass(v) and k not in whole}
+    kinds = {f.name: (name, str(f.type)) for name, part in parts.items() for f in dataclasses.fields(part)}
+    kinds |= {f.name: ("", str(f.type)) for f in dataclasses.fields(config) if f.name not in parts}
+    read: dict[str, dict[str, Any]] = {}
     for name, text in settings.items():
-        if name not in own and name not in inner:
-            near = difflib.get_close_matches(name, [*own, *inner], n=1)
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InvalidInput(f"an agent has no setting {name!r}; {hint}settings: {', '.join([*own, *inner])}")
-        read[name] = _read_setting(name, text, str({**own, **inner}[name]))
-    ensemble = dataclasses.replace(config.ensemble, **{k: v for k, v in read.items() if k in inner})
-    return dataclasses.replace(config, ensemble=ensemble, **{k: v for k, v in read.items() if k in own})
+            raise InvalidInput(f"an agent has no setting {name!r}; {hint}settings: {', '.join(kinds)}")
+        room, kind = kinds[name]
+        read.setdefault(room, {})[name] = _read_setting(name, text, kind)
+    own: dict[str, Any] = read.pop("", {})
+    own |= {part: dataclasses.replace(parts[part], **values) for part, values in read.items()}
+    return dataclasses.replace(config, **own)
 
 
 def _risk(text: str) -> Risk:

@@ -93,12 +93,14 @@ class LiveLine(LiveDisplay):
             self._console.print(line)
 
 
-def heading(task: Task, planner: Planner, threads: int | None) -> Text:
-    """What is about to run."""
+def heading(task: Task, planner: Planner | str, threads: int | None) -> Text:
+    """What is about to run: a planner, or something else in words."""
     count = computer.machine(threads)["threads"]
+    if not isinstance(planner, str):
+        planner = f"{planner.name}, {planner.budget} trajectories x {planner.horizon} steps"
     return Text.assemble(
         (task.name, "bold"),
-        f"  {planner.name}, {planner.budget} trajectories x {planner.horizon} steps, ",
+        f"  {planner}, ",
         f"{count} thread{'s' * (count != 1)}, control period {1e3 * task.dt:g} ms",
     )
 

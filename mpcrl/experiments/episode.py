@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from mpcrl.control.controller import Controller
-from mpcrl.control.plan import Plan, Status
+from mpcrl.control.plan import Actor, Plan, Status
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.worlds import Signals, World
 
@@ -105,7 +105,7 @@ class Loop:
 
     Attributes
     ----------
-    controller : Controller
+    controller : Actor
     world : World
     conditions : Conditions
     budget_ms : float or None
@@ -114,7 +114,7 @@ class Loop:
         Ends the episode after the control step at hand.
     """
 
-    controller: Controller
+    controller: Actor
     world: World
     conditions: Conditions
     budget_ms: float | None
@@ -182,16 +182,17 @@ class _Realtime:
     """Plans serve from when they are ready; the clock is that of the world, in control periods."""
 
     def __init__(self, loop: Loop) -> None:
-        self.loop = loop
+        assert isinstance(loop.controller, Controller)
+        self.loop, self.controller = loop, loop.controller
         self.step = -1
         self.begun, self.ready = 0, 0  # of the plan in the making
         self.coming: Plan | None = None
         self.serving: Plan | None = None
         self.serving_begun = 0
-        self.applied = loop.controller.space.middle
+        self.applied = self.controller.space.middle
 
     def control(self, seen: np.ndarray) -> tuple[np.ndarray, Plan | None, bool]:
-        controller = self.loop.controller
+        controller = self.controller
         dt, plan = controller.task.dt, None
         self.step += 1
         if self.step >= self.ready:

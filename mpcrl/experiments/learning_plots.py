@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mpcrl.agents.agent import Forecasted
 from mpcrl.experiments.plots import COLOURS, drawing
 from mpcrl.learning.calibration import LEVELS, Calibration
 from mpcrl.learning.ensemble import FitReport
@@ -77,6 +78,35 @@ def save_calibration_plot(found: Calibration, path: Path) -> None:
         error.legend(loc="lower right")
         for axes in (over_time, error):
             axes.set_xlim(1, max(found.horizon, 2))
+
+
+def save_forecast_plot(said: Forecasted, title: str, path: Path) -> None:
+    """Draw what a model said of a trial, with bands of one and two standard deviations, and what happened.
+
+    Raises
+    ------
+    MissingDependency
+        Matplotlib is not installed.
+    """
+    count = len(said.names)
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    times, real = said.dt * np.arange(len(said.means)), said.dt * np.arange(len(said.states))
+    with drawing(path, (4.2 * columns, 0.6 + 2.6 * rows)) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+        for axes in grid[count:]:
+            axes.set_axis_off()
+        for i, (axes, name) in enumerate(zip(grid, said.names, strict=False)):
+            mean, deviation = said.means[:, i], said.deviations[:, i]
+            for wide, alpha in ((2, 0.15), (1, 0.25)):
+                low, high = mean - wide * deviation, mean + wide * deviation
+                axes.fill_between(times, low, high, color=COLOURS[0], alpha=alpha, linewidth=0)
+            axes.plot(times, mean, color=COLOURS[0], label="predicted, 1 and 2 standard deviations")
+            axes.plot(real, said.states[:, i], color=COLOURS[1], label="real")
+            axes.set(title=name)
+            axes.set_xlabel("s")
+        grid[0].legend(loc="best", fontsize="small")
+        figure.suptitle(title)
 
 
 def _draw_losses(axes: Any, reports: Sequence[FitReport], name: str, title: str) -> None:

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpcrl.agents.pets import PETS, StepDone, Trial, episode_key
-from mpcrl.control.controller import Controller
-from mpcrl.core.candidates import Candidates
+from mpcrl.agents.agent import Agent, StepDone, Trial, episode_key
+from mpcrl.control.plan import Actor
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import DamagedExport, InvalidInput
@@ -32,7 +31,6 @@ from mpcrl.experiments.machine import machine, versions
 from mpcrl.experiments.worlds import World, world_of
 from mpcrl.learning.calibration import LEVELS, Calibration, calibration
 from mpcrl.learning.replay import Replay
-from mpcrl.models.ensemble import Ensemble
 
 EVALUATION = 1_000_000
 """Number of the first episode of an evaluation: no trial begins as they do."""
@@ -41,8 +39,8 @@ CHECKPOINT, RESULT = "checkpoint", "train.json"
 """Names in the folder of a training."""
 
 
-_HORIZON, _PARTICLES = 20, 100
-"""Steps ahead, and particles to take intervals of, for the calibration."""
+_HORIZON = 20
+"""Steps ahead, for the calibration."""
 
 
 class Point(NamedTuple):
@@ -57,7 +55,7 @@ class Point(NamedTuple):
     wall_s : float
         Seconds of computing up to its end, over all processes that a training was interrupted into.
     plan_ms, learning_s, loss : float
-        Median time of a plan, time of the training after the trial, and its last loss, the mean over members.
+        Median time of a plan, time of the learning after the trial, and its last loss; see `Trial`.
     """
 
     steps: int
@@ -79,6 +77,8 @@ class TrainResult:
     Attributes
     ----------
     algo, task : str
+    dt : float
+        Control period, s.
     seed, steps : int
         Steps are those done.
     curve : tuple of Point
@@ -87,8 +87,9 @@ class TrainResult:
     final_return : float
         Their mean.
     model_gap : float
-        What the model predicted for the evaluation's controls, minus what came of them, in return per episode; minus
-        the planning cost where the task has one of its own. Above 0 the model is too hopeful.
+        What the model predicted for the evaluation's controls, or its policy's, minus what came of them, in return per
+        episode; minus the planning cost, or that of the goal, where that is what it speaks of. Above 0 the model is too
+        hopeful.
     coverage : dict
         Share of the evaluation's states, after 1, 5 and 20 control steps, within the model's central 90% interval.
     config : dict
@@ -98,6 +99,7 @@ class TrainResult:
 
     algo: str
     task: str
+    dt: float
     seed: int
     steps: int
     curve: tuple[Point, ...]
@@ -118,7 +120,7 @@ class TrainResult:
 
 def train(
     algo: str,
-    agent: PETS,
+    agent: Agent,
     *,
     steps: int,
     folder: Path,
@@ -126,7 +128,7 @@ def train(
     on_start: Callable[[tuple[Point, ...]], None] = lambda curve: None,
     on_step: Callable[[StepDone], None] = lambda step: None,
     on_trial: Callable[[Trial, Point], None] = lambda trial, point: None,
-    on_epoch: Callable[[Any], None] = lambda progress: None,
+    on_learning: Callable[[Any], None] = lambda progress: None,
     on_evaluation: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[TrainResult, Calibration | None]:
     """Run trials until `steps` control steps are done, then evaluate.
@@ -138,14 +140,14 @@ def train(
     ----------
     algo : str
         Name for the result.
-    agent : PETS
+    agent : Agent
         Fresh; what the folder holds is loaded into it.
     steps : int
     folder : path
         Keeps the checkpoint, the model for `mpcrl run --model`, and the result.
     evaluation_episodes : int
         With seeds that no trial has.
-    on_start, on_step, on_trial, on_epoch, on_evaluation : callable
+    on_start, on_step, on_trial, on_learning, on_evaluation : callable
         Told how it goes on.
 
     Returns
@@ -167,13 +169,12 @@ def train(
         on_start(tuple(curve))
         while agent.steps < steps:
             begin = time.perf_counter()
-            trial = agent.trial(world, on_step=on_step, on_epoch=on_epoch)
+            trial = agent.trial(world, on_step=on_step, on_learning=on_learning)
             before = curve[-1].wall_s if curve else 0.0
-            loss = float(trial.fit.train_loss[-1].mean())
             wall_s = before + time.perf_counter() - begin
-            curve.append(Point(agent.steps, trial.returns[-1], wall_s, trial.plan_ms, trial.learning_s, loss))
+            curve.append(Point(agent.steps, trial.returns[-1], wall_s, trial.plan_ms, trial.learning_s, trial.loss))
             _save(agent, curve, checkpoint)
-            agent.model.save(folder / MODEL_FOLDER)
+            agent.save_model(folder / MODEL_FOLDER)
             on_trial(trial, curve[-1])
         episodes, gaps = [], []
         for number in range(evaluation_episodes):
@@ -181,23 +182,25 @@ def train(
             episodes.append(
                 evaluate(agent.controller, world, episode_key(agent.seed, EVALUATION + number), where, on_evaluation)
             )
-            gaps.append(model_gap(agent.controller, episodes[-1], world.params))
-    calibrated = calibrate(agent.model, episodes)
+            last = episodes[-1]
+            gaps.append(agent.model_gap(last.states, last.controls, last.rewards, last.planning_costs, world.params))
+    calibrated = calibrate(agent, episodes)
     if calibrated is not None:
         calibrated.to_csv(folder / "calibration.csv")
     result = TrainResult(
         algo=algo,
         task=agent.task.name,
+        dt=agent.task.dt,
         seed=agent.seed,
         steps=agent.steps,
         curve=tuple(curve),
         evaluation=tuple(episode.total for episode in episodes),
         final_return=float(np.mean([episode.total for episode in episodes])),
         model_gap=float(np.mean(gaps)),
-        coverage=_coverage(calibrated) if _spreads(agent.model) else {},
+        coverage=_coverage(calibrated) if agent.spreads else {},
         config=agent.setup(),
         versions=versions(),
-        machine=machine(agent.controller.threads.count),
+        machine=machine(agent.threads),
     )
     with written(folder / RESULT) as scratch:
         scratch.write_text(result.to_json())
@@ -205,7 +208,7 @@ def train(
 
 
 def evaluate(
-    controller: Controller, world: World, seed: int, where: Progress, on_step: Callable[[Progress], None]
+    controller: Actor, world: World, seed: int, where: Progress, on_step: Callable[[Progress], None]
 ) -> Episode:
     """A whole episode under a controller, from which nobody learns."""
     loop = Loop(
@@ -216,48 +219,21 @@ def evaluate(
     return loop.run(seed, start, where, on_step)
 
 
-def model_gap(controller: Controller, episode: Episode, params: Any) -> float:
-    """Predicted minus real return of an episode's controls, from each state that is a horizon after the last one.
-
-    Both are minus the planning cost, or the reward where the cost is learned: what the model speaks of. The terminal
-    cost of plans is left out.
-    """
-    model = controller.model
-    assert isinstance(model, Ensemble)
-    plain = model.of(dataclasses.replace(model.task, terminal=None))
-    costs = -episode.rewards if model.network.learned_cost else episode.planning_costs
-    gap = 0.0
-    for t in range(0, len(episode.controls), controller.horizon):
-        controls = episode.controls[t : t + controller.horizon]
-        real = float(np.sum(costs[t : t + controller.horizon]))
-        candidates = Candidates.from_rows(controls[None], plain.dtype)
-        (predicted,) = plain.costs(episode.states[t], candidates, t, params, controller.threads)
-        gap += real - predicted
-    return float(gap)
-
-
-def calibrate(model: Ensemble, episodes: Sequence[Episode]) -> Calibration | None:
-    """What a model says of episodes that it was not trained with, up to 20 steps ahead; None where none has as many."""
-    seen = Replay(model.nx, model.task.nu, capacity=sum(len(e.controls) for e in episodes), members=1)
+def calibrate(agent: Agent, episodes: Sequence[Episode]) -> Calibration | None:
+    """What was learned says of episodes that nobody learned from, up to 20 steps ahead; None where none has as many."""
+    capacity = sum(len(episode.controls) for episode in episodes)
+    seen = Replay(agent.features.nx, agent.task.nu, capacity=capacity, members=1)
     for episode in episodes:
         whole = int(np.isfinite(episode.states).all(axis=1).sum()) - 1
         if whole >= _HORIZON:
             seen.add_episode(episode.states[: whole + 1], episode.controls[:whole], -episode.rewards[:whole])
     if not len(seen):
         return None
-    many = Ensemble(
-        model.task,
-        model.network,
-        propagation=model.propagation,
-        particles=_PARTICLES,
-        noise=model.noise,
-        seed=model.seed,
-    )
-    return calibration(many.sampled, seen.episodes(), model.features.names, horizon=_HORIZON)
+    return calibration(agent.predictor(), seen.episodes(), agent.features.names, horizon=_HORIZON)
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
-def _save(agent: PETS, curve: list[Point], checkpoint: Path) -> None:
+def _save(agent: Agent, curve: list[Point], checkpoint: Path) -> None:
     """Write a checkpoint in place of the last one: the folder is at all times one or the other."""
     new, old = (checkpoint.with_name(f".{checkpoint.name}-{end}") for end in ("new", "old"))
     for folder in (new, old):
@@ -276,7 +252,7 @@ def _save(agent: PETS, curve: list[Point], checkpoint: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _resumed(agent: PETS, checkpoint: Path) -> list[Point]:
+def _resumed(agent: Agent, checkpoint: Path) -> list[Point]:
     """Load the checkpoint into the agent, if there is one; the curve so far."""
     old = checkpoint.with_name(f".{checkpoint.name}-old")
     if not checkpoint.exists() and old.exists():  # the process ended between the two renames
@@ -302,11 +278,6 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"another training is at work in {str(folder)!r}; wait for it, or give another"
             ) from error
         yield
-
-
-def _spreads(model: Ensemble) -> bool:
-    """Whether particles of a model differ, so that they have intervals."""
-    return model.propagation != "mean" and (model.network.probabilistic or len(model.network.elites) > 1)
 
 
 def _coverage(calibrated: Calibration | None) -> dict[int, float]:

@@ -11,11 +11,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mpcrl.agents.pets import StepDone, Trial
+from mpcrl.agents.agent import StepDone, Trial
 from mpcrl.experiments.display import LiveDisplay
 from mpcrl.experiments.episode import Progress
 from mpcrl.experiments.training import Point, TrainResult
-from mpcrl.learning.ensemble import EpochProgress
 
 _ROWS, _HEIGHT, _WIDTH = 8, 10, 60  # trials in the table; lines and columns of the curve
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -24,9 +23,9 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 class TrainingBoard(LiveDisplay):
     """Shows a training on a terminal as it goes on; elsewhere prints a line per trial, and some in between."""
 
-    def __init__(self, console: Console, steps: int) -> None:
+    def __init__(self, console: Console, steps: int, dt: float) -> None:
         super().__init__(console)
-        self._steps = steps
+        self._steps, self._dt = steps, dt
         self._curve: list[Point] = []
 
     def __exit__(
@@ -47,18 +46,17 @@ class TrainingBoard(LiveDisplay):
         planned = f", plan {step.plan_ms:.1f} ms" if np.isfinite(step.plan_ms) else ", random controls"
         self._update(f"trial {step.trial}  step {step.step:>4}  return {step.episode_return:,.1f}{planned}")
 
-    def epoch(self, progress: EpochProgress) -> None:
-        """Take note of an epoch of training."""
-        loss = float(np.mean(progress.train_loss))
-        self._update(f"training: epoch {progress.epoch}/{progress.epochs}, loss {loss:.3f}, {progress.seconds:.1f} s")
+    def learning(self, progress: object) -> None:
+        """Take note of a step of learning, which prints as a line."""
+        self._update(str(progress))
 
     def trial(self, trial: Trial, point: Point) -> None:
         """Take note of a trial and the training after it."""
         self._curve.append(point)
         if not self._live:
             self._console.print(
-                f"trial {trial.number}: {point.steps:,} steps, return {point.return_:,.1f}, "
-                f"loss {point.loss:.3f}, {point.wall_s:,.0f} s"
+                f"trial {trial.number}: {point.steps:,} steps ({self._dt * point.steps:,.1f} s), "
+                f"return {point.return_:,.1f}, loss {point.loss:.3f}, computed for {point.wall_s:,.0f} s"
             )
         self._update("", at_once=True)
 
@@ -130,6 +128,7 @@ def closing(result: TrainResult) -> RenderableType:
         shares = ", ".join(f"{share:.0%}" for share in result.coverage.values())
         ahead = ", ".join(map(str, result.coverage))
         table.add_row("calibration", shares, f"of states within the model's 90% interval, {ahead} steps ahead")
-    table.add_row("steps", f"{result.steps:,}", f"in {len(result.curve)} trials")
+    seconds = f"{result.steps * result.dt:,.1f} s of interaction, in {len(result.curve)} trials"
+    table.add_row("steps", f"{result.steps:,}", seconds)
     table.add_row("time", f"{result.curve[-1].wall_s:,.0f} s", "of acting and learning")
     return table

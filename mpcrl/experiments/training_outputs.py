@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from mpcrl.core.errors import MpcrlError
+from mpcrl.agents.agent import Trial
+from mpcrl.core.errors import MissingDependency, MpcrlError
 from mpcrl.core.files import writable_folder, written
 from mpcrl.experiments.export import event_writer, training_events
-from mpcrl.experiments.learning_plots import save_calibration_plot
+from mpcrl.experiments.learning_plots import save_calibration_plot, save_forecast_plot
 from mpcrl.experiments.plots import COLOURS, drawing
 from mpcrl.experiments.training import RESULT, TrainResult
 from mpcrl.learning.calibration import Calibration
@@ -45,6 +47,14 @@ def write_training(
         yield f"no plot: {error}"
     if tensorboard:
         yield f"TensorBoard: {training_events(result, folder / 'tensorboard')}"
+
+
+def write_forecast(trial: Trial, task: str, folder: Path) -> None:
+    """Draw what was predicted of a trial beside what happened, where the agent's model predicts trials."""
+    if trial.forecast is not None:
+        with contextlib.suppress(MissingDependency):  # which the end of the training tells of
+            path = folder / f"trial_{trial.number:02d}.png"
+            save_forecast_plot(trial.forecast, f"{task}   trial {trial.number}", path)
 
 
 def check_outputs(json: Path | None, tensorboard: bool) -> None:
@@ -85,3 +95,5 @@ def save_curve(result: TrainResult, path: Path) -> None:
         bottom.set_ylabel("computing, min")
         bottom.set_xlabel("control steps")
         bottom.set_xlim(0, None)
+        seconds = top.secondary_xaxis("top", functions=(lambda step: result.dt * step, lambda time: time / result.dt))
+        seconds.set_xlabel("seconds of interaction")

@@ -145,9 +145,9 @@ class AnalyticWorld:
         return self.task.control_names
 
     def reset(self, seed: int) -> np.ndarray:
-        start = np.asarray(self.task.reset(np.random.default_rng(seed)), np.float64)
-        self._state, self._steps = tuple(start.tolist()), 0
-        return start
+        self._rng = np.random.default_rng(seed)
+        self._state, self._steps = tuple(np.asarray(self.task.reset(self._rng), np.float64).tolist()), 0
+        return self.task.seen(self._state, self._rng)
 
     def step(self, control: np.ndarray) -> Outcome:
         task, u = self.task, tuple(control.tolist())
@@ -162,7 +162,7 @@ class AnalyticWorld:
             return Outcome(np.full(len(self._state), np.nan), 0.0, 0.0, "diverged")
         over = task.terminated is not None and task.terminated(self._state, task.params)
         ended = "terminated" if over else "time limit" if self._steps >= task.episode_steps else ""
-        return Outcome(np.array(self._state), reward, -reward, ended)
+        return Outcome(self.task.seen(self._state, self._rng), reward, -reward, ended)
 
     def perturbed(self, state: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
         return state + deviation * rng.standard_normal(state.size)

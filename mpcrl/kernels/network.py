@@ -38,7 +38,7 @@ from numba.extending import intrinsic
 
 from mpcrl.core.hooks import FLOATS, INTEGERS
 
-_F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_F32, _F64, _I16, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _LOG2E = math.log2(math.e)
 
 
@@ -114,7 +114,8 @@ def _call(b: Any, name: str, result: Any, *arguments: Any) -> Any:
 
 def _multiply_add(b: Any, x: Any, y: Any, z: Any) -> Any:
     """x y + z; `llvm.fma` would call a function for every lane where the CPU cannot do it at once."""
-    return _call(b, f"llvm.fmuladd.v{x.type.count}f32", x.type, x, y, z)
+    bits = 64 if x.type.element == _F64 else 32
+    return _call(b, f"llvm.fmuladd.v{x.type.count}f{bits}", x.type, x, y, z)
 
 
 def _power_of_two(degree: int) -> Callable[[Any, Any], Any]:
@@ -176,12 +177,15 @@ class Block(NamedTuple):
     activation : {"silu", "relu", "tanh", "gelu", "none"}
     reads_pairs, writes_pairs : bool
         Whether h and weights, and whether the output, are pairs of bfloat16.
+    double : bool
+        Whether all numbers are float64: then a block has half the samples, and no activation.
     """
 
     target: Target
     activation: str
     reads_pairs: bool = False
     writes_pairs: bool = False
+    double: bool = False
 
     def emit(self, b: Any, w: Any, h: Any, bias: Any, out: Any, count: Any) -> None:
         """One block; `count` is the number of features (or pairs) of h, at least 1, the others are pointers to them.
@@ -189,7 +193,9 @@ class Block(NamedTuple):
         Without the instructions for pairs it does the same in float32, with the same rounding of what it writes.
         """
         lanes, rows, vectors, _ = self.target
-        vector = ir.VectorType(_I32 if self.reads_pairs else _F32, lanes)
+        lanes //= 2 if self.double else 1
+        width = lanes * vectors
+        vector = ir.VectorType(_I32 if self.reads_pairs else _F64 if self.double else _F32, lanes)
         block = [(r, j) for r in range(rows) for j in range(vectors)]
         sums: dict[tuple[int, int], Any] = {}
         for r in range(rows):
@@ -200,7 +206,7 @@ class Block(NamedTuple):
         b.branch(loop)
         b.position_at_end(loop)
         k, total = b.phi(_I64), {rj: b.phi(sums[rj].type) for rj in block}
-        hk = b.gep(h, [b.mul(k, ir.Constant(_I64, self.target.width))])
+        hk = b.gep(h, [b.mul(k, ir.Constant(_I64, width))])
         wk = b.gep(w, [b.mul(k, ir.Constant(_I64, rows))])
         columns = [_load(b, _at(b, hk, j * lanes), vector) for j in range(vectors)]
         new = {}
@@ -218,7 +224,7 @@ class Block(NamedTuple):
         b.position_at_end(after)
         if self.activation == "none":
             for (r, j), v in new.items():
-                _store(b, v, _at(b, out, r * self.target.width + j * lanes))
+                _store(b, v, _at(b, out, r * width + j * lanes))
         else:
             self._activate(b, new, out, count)
 
@@ -290,17 +296,18 @@ def _load(b: Any, pointer: Any, kind: Any) -> Any:
     return b.load(b.bitcast(pointer, kind.as_pointer()), align=4)
 
 
-def _block(activation: str, reads_pairs: bool = False, writes_pairs: bool = False) -> Any:
-    """The intrinsic block(w, w0, c, c0, h, h0, out, out0, count): pointers, and elements (of 4 bytes) behind them."""
-    kind = Block(TARGET, activation, reads_pairs, writes_pairs)
-    word, to = (_I32 if pairs else _F32 for pairs in (reads_pairs, writes_pairs))
+def _block(activation: str, reads_pairs: bool = False, writes_pairs: bool = False, double: bool = False) -> Any:
+    """The intrinsic block(w, w0, c, c0, h, h0, out, out0, count): pointers, and elements (pairs are one) behind them."""
+    kind = Block(TARGET, activation, reads_pairs, writes_pairs, double)
+    real = _F64 if double else _F32
+    word, to = (_I32 if pairs else real for pairs in (reads_pairs, writes_pairs))
 
     @intrinsic
     def block(typing, w, w0, c, c0, h, h0, out, out0, count):
         def generate(context, builder, signature, arguments):
             weights, biases, inputs, outputs = (
                 builder.gep(builder.bitcast(arguments[i], element.as_pointer()), [arguments[i + 1]])
-                for i, element in ((0, word), (2, _F32), (4, word), (6, to))
+                for i, element in ((0, word), (2, real), (4, word), (6, to))
             )
             kind.emit(builder, weights, inputs, biases, outputs, arguments[8])
             return context.get_dummy_value()
@@ -314,6 +321,7 @@ def _block(activation: str, reads_pairs: bool = False, writes_pairs: bool = Fals
 silu_block, relu_block, tanh_block, gelu_block, none_block = map(_block, ("silu", "relu", "tanh", "gelu", "none"))
 silu_pairs, relu_pairs, tanh_pairs, gelu_pairs = (_block(a, True, True) for a in ("silu", "relu", "tanh", "gelu"))
 none_pairs = _block("none", True)
+none_doubles = _block("none", double=True)
 
 
 # ---- packing -----------------------------------------------------------------------------------------------------

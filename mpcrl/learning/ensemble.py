@@ -144,6 +144,10 @@ class EpochProgress(NamedTuple):
     holdout_error: np.ndarray
     seconds: float
 
+    def __str__(self) -> str:
+        loss = float(np.mean(self.train_loss))
+        return f"training: epoch {self.epoch}/{self.epochs}, loss {loss:.3f}, {self.seconds:.1f} s"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FitReport:

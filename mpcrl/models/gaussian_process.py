@@ -12,10 +12,21 @@ Output e of E, all independent and over the same inputs v [D] (Rasmussen and Wil
     mean = m_e(v) + k_e(v, V) beta_e,   variance = k_e(v, v) - |L^-1 k_e(V, v)|^2
 
 The variance is that of f, the latent function; of an observation it is noise_e^2 more.
+
+With m inducing inputs Z in the place of the observations' own (Quinonero-Candela, Rasmussen 2005), V' = L^-1 k(Z, V) and
+L L' = k(Z, Z):
+
+    s_i = noise^2 ("dtc"), and k(v_i, v_i) - |V'_i|^2 more ("fitc");   B = I + V' diag(s)^-1 V''
+    beta = L'^-1 B^-1 V' diag(s)^-1 (y - m(V)),   variance = k(v, v) - k(v, Z) L'^-1 (I - B^-1) L^-1 k(Z, v)
+
+So whatever the data are summed up by, what predicts is the same: centers, `beta`, and a lower triangle `root`:
+
+    mean = m(v) + k(v, centers) beta,   variance = k(v, v) - |root k(centers, v)|^2
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
@@ -23,9 +34,14 @@ from typing import NamedTuple, Self
 import numpy as np
 import scipy.linalg
 
-from mpcrl.core.errors import InvalidInput
+from mpcrl.core.bundle import from_json, from_safetensors, to_json, to_safetensors
+from mpcrl.core.errors import DamagedExport, InvalidInput
 
 KERNELS = ("se", "matern52", "se+polynomial")
+SPARSE = ("fitc", "dtc")
+_ARRAYS = ("inputs", "targets", "lengthscale", "signal", "noise", "slope", "intercept", "tilt", "bias")
+_JITTER = 1e-10
+"""Added to the covariance of inducing inputs, per variance; they have no noise of their own."""
 
 
 class Latent(NamedTuple):
@@ -58,6 +74,10 @@ class GaussianProcess:
     tilt : ndarray [E, D]
     bias : ndarray [E]
         Of the polynomial part; of no meaning to the other kernels.
+    inducing : ndarray [m, D], optional
+        Inputs that sum the data up; without them predictions are exact.
+    sparse : {"fitc", "dtc"}
+        How they do; of no meaning without them.
     """
 
     kernel: str = "se"
@@ -70,10 +90,14 @@ class GaussianProcess:
     intercept: np.ndarray
     tilt: np.ndarray
     bias: np.ndarray
+    inducing: np.ndarray | None = None
+    sparse: str = "fitc"
 
     def __post_init__(self) -> None:
         if self.kernel not in KERNELS:
             raise InvalidInput(f"kernel must be one of {', '.join(KERNELS)}, got {self.kernel!r}")
+        if self.sparse not in SPARSE:
+            raise InvalidInput(f"sparse must be one of {', '.join(SPARSE)}, got {self.sparse!r}")
         if np.ndim(self.inputs) != 2 or np.ndim(self.targets) != 2:
             raise InvalidInput(
                 f"inputs and targets must be matrices, got the shapes {np.shape(self.inputs)} and "
@@ -83,6 +107,8 @@ class GaussianProcess:
         shapes: dict[str, tuple[int, ...]] = {"inputs": (count, width), "targets": (count, outputs)}
         shapes |= dict.fromkeys(("lengthscale", "slope", "tilt"), (outputs, width))
         shapes |= dict.fromkeys(("signal", "noise", "intercept", "bias"), (outputs,))
+        if self.inducing is not None:
+            shapes["inducing"] = (len(self.inducing), width)
         for name, shape in shapes.items():
             value = np.array(getattr(self, name), np.float64, order="C")
             if value.shape != shape:
@@ -137,13 +163,58 @@ class GaussianProcess:
                 ) from error
         return factors
 
+    @property
+    def centers(self) -> np.ndarray:
+        """Inputs [m, D] that predictions are sums over: the inducing ones, or those of all observations."""
+        return self.inputs if self.inducing is None else self.inducing
+
     @cached_property
     def beta(self) -> np.ndarray:
-        """(K + noise^2 I)^-1 (y - m) [E, n]."""
+        """What covariances with the centers are multiplied with for the mean [E, m]."""
+        if self.inducing is not None:
+            return np.array([part.beta for part in self._summary])
         residual = (self.targets - self.prior_mean(self.inputs)).T
         return np.array(
             [scipy.linalg.cho_solve((l, True), r) for l, r in zip(self.cholesky, residual, strict=True)]
         ).reshape(self.outputs, self.count)
+
+    @cached_property
+    def root(self) -> np.ndarray:
+        """Lower triangles [E, m, m] that covariances with the centers are multiplied with for the variance."""
+        if self.inducing is not None:
+            return np.array([part.root for part in self._summary])
+        return np.array([_inverse(factor) for factor in self.cholesky])
+
+    @cached_property
+    def _summary(self) -> list[_Summary]:
+        return [self._summarised(e) for e in range(self.outputs)]
+
+    def _summarised(self, output: int) -> _Summary:
+        """The observations of one output, by the inducing inputs."""
+        assert self.inducing is not None
+        gram = self.covariance(output, self.inducing, self.inducing)
+        gram[np.diag_indices(len(gram))] += _JITTER * np.diagonal(gram)
+        factor = scipy.linalg.cholesky(gram, lower=True)
+        seen = scipy.linalg.solve_triangular(factor, self.covariance(output, self.inducing, self.inputs), lower=True)
+        spread = np.full(self.count, self.noise[output] ** 2)
+        if self.sparse == "fitc":
+            spread += np.maximum(self.prior_variance(output, self.inputs) - (seen**2).sum(axis=0), 0)
+        scaled = seen / np.sqrt(spread)
+        gained = scipy.linalg.cholesky(scaled @ scaled.T + np.eye(len(gram)), lower=True)
+        residual = (self.targets - self.prior_mean(self.inputs))[:, output] / np.sqrt(spread)
+        weights = scipy.linalg.cho_solve((gained, True), scaled @ residual)
+        beta = scipy.linalg.solve_triangular(factor, weights, lower=True, trans=1)
+        half = _inverse(gained)
+        known = np.eye(len(gram)) * (1 + 1e-13) - half.T @ half  # what is not known at all has rounding errors only
+        upwards = scipy.linalg.cholesky(known[::-1, ::-1], lower=True)
+        return _Summary(factor, gained, beta, np.tril(upwards[::-1, ::-1].T @ _inverse(factor)))
+
+    def prior_variance(self, output: int, inputs: np.ndarray) -> np.ndarray:
+        """k_e(v, v) [N] of inputs [N, D]."""
+        prior = np.full(len(inputs), self.signal[output] ** 2)
+        if self.kernel == "se+polynomial":
+            prior += (self.bias[output] ** 2 + inputs**2 @ self.tilt[output] ** 2) ** 2
+        return prior
 
     def predict(self, inputs: np.ndarray) -> Latent:
         """Mean and variance of the functions at inputs [..., D]."""
@@ -151,19 +222,36 @@ class GaussianProcess:
         flat = inputs.reshape(-1, inputs.shape[-1])
         mean, variance = self.prior_mean(flat), np.empty((len(flat), self.outputs))
         for e in range(self.outputs):
-            cross = self.covariance(e, self.inputs, flat)
+            cross = self.covariance(e, self.centers, flat)
             mean[:, e] += self.beta[e] @ cross
-            explained = scipy.linalg.solve_triangular(self.cholesky[e], cross, lower=True)
-            prior = np.full(len(flat), self.signal[e] ** 2)
-            if self.kernel == "se+polynomial":
-                prior += (self.bias[e] ** 2 + flat**2 @ self.tilt[e] ** 2) ** 2
-            variance[:, e] = np.maximum(prior - (explained**2).sum(axis=0), 0)
+            explained = ((self.root[e] @ cross) ** 2).sum(axis=0)
+            variance[:, e] = np.maximum(self.prior_variance(e, flat) - explained, 0)
         return Latent(mean.reshape(*inputs.shape[:-1], -1), variance.reshape(*inputs.shape[:-1], -1))
 
-    def append(self, inputs: np.ndarray, targets: np.ndarray) -> Self:
-        """The same processes conditioned on more observations [m, D], [m, E]; hyper-parameters stay.
+    def update(self, output: int, drawn: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """Factors [P, m] of covariances with the centers that turn functions of the prior into those of the posterior.
 
-        The factor grows by m rows, in O(n^2 m).
+        Matheron's rule (Wilson et al. 2020, "Efficiently sampling functions from Gaussian process posteriors").
+
+        Parameters
+        ----------
+        output : int
+        drawn : ndarray [P, m]
+            What functions drawn from the prior, without its mean, are at the centers.
+        normals : ndarray [P, m]
+        """
+        if self.inducing is None:
+            away = drawn + self.noise[output] * normals
+            return self.beta[output] - scipy.linalg.cho_solve((self.cholesky[output], True), away.T).T
+        part = self._summary[output]
+        random = scipy.linalg.solve_triangular(part.gained, normals.T, lower=True, trans=1)
+        random = scipy.linalg.solve_triangular(part.factor, random, lower=True, trans=1)
+        return self.beta[output] + (random - scipy.linalg.cho_solve((part.factor, True), drawn.T)).T
+
+    def append(self, inputs: np.ndarray, targets: np.ndarray) -> Self:
+        """The same processes conditioned on more observations [m, D], [m, E]; hyper-parameters and inducing inputs stay.
+
+        The factor of an exact process grows by m rows, in O(n^2 m).
         """
         inputs, targets = np.atleast_2d(np.asarray(inputs, np.float64)), np.atleast_2d(np.asarray(targets, np.float64))
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -172,6 +260,8 @@ class GaussianProcess:
             "targets": np.concatenate([self.targets, targets]),
         }
         grown = type(self)(**fields)
+        if self.inducing is not None:
+            return grown
         n, more = self.count, len(inputs)
         factors = np.zeros((self.outputs, n + more, n + more))
         for e in range(self.outputs):
@@ -182,3 +272,42 @@ class GaussianProcess:
             factors[e, n:, n:] = scipy.linalg.cholesky(corner, lower=True)
         grown.__dict__["cholesky"] = factors
         return grown
+
+    def files(self) -> dict[str, bytes]:
+        """JSON and safetensors that `of_files` makes the processes of."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        if self.inducing is not None:
+            arrays["inducing"] = self.inducing
+        about = {"kernel": self.kernel, "sparse": self.sparse}
+        return {"gaussian_process.json": to_json(about), "gaussian_process.safetensors": to_safetensors(arrays)}
+
+    @classmethod
+    def of_files(cls, files: Mapping[str, bytes]) -> Self:
+        """The processes that `files` wrote.
+
+        Raises
+        ------
+        DamagedExport
+        """
+        try:
+            about = from_json(files["gaussian_process.json"], "gaussian_process.json")
+            arrays = from_safetensors(files["gaussian_process.safetensors"], "gaussian_process.safetensors")
+            return cls(**about, **arrays)
+        except (KeyError, TypeError, InvalidInput) as error:
+            if isinstance(error, DamagedExport):
+                raise
+            raise DamagedExport(f"the files of Gaussian processes do not fit together: {error!r}") from error
+
+
+class _Summary(NamedTuple):
+    """L and the factor of B of one output, each [m, m]; its `beta` [m] and `root` [m, m]."""
+
+    factor: np.ndarray
+    gained: np.ndarray
+    beta: np.ndarray
+    root: np.ndarray
+
+
+def _inverse(factor: np.ndarray) -> np.ndarray:
+    """Of a lower triangle [n, n]."""
+    return np.tril(scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True))

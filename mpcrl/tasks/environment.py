@@ -64,7 +64,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._state = tuple(float(value) for value in self.task.reset(self.np_random))
         self._steps = 0
         self._show()
-        return np.array(self._state), {}
+        return self.task.seen(self._state, self.np_random), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Apply an action [nu] for one control period."""
@@ -86,7 +86,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             info["solved"] = bool(task.solved(state, task.params))
         terminated = task.terminated is not None and bool(task.terminated(state, task.params))
         self._show()
-        return np.array(state), -total, terminated, self._steps >= task.episode_steps, info
+        return self.task.seen(state, self.np_random), -total, terminated, self._steps >= task.episode_steps, info
 
     def render(self) -> np.ndarray | None:
         """The image [400, 640, 3] uint8 with `render_mode="rgb_array"`, else None."""

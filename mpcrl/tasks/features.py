@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpcrl.core.errors import InvalidInput
+from mpcrl.core.errors import InvalidInput, NoGoal
+from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
@@ -113,6 +114,24 @@ def features_of(task: Task) -> Features:
         finally:
             env.close()
     raise InvalidInput(f"task {task.name!r} is a {type(task).__name__}, whose state nobody can read")
+
+
+def goal_of(task: Task, features: Features) -> Goal:
+    """The goal that a task declares, for methods that minimise its expectation.
+
+    Raises
+    ------
+    NoGoal
+        There is none; the message says how to give it one.
+    """
+    if task.goal is None:
+        raise NoGoal(
+            f"task {task.name!r} declares no goal, whose expected cost is what this method minimises; give it one: "
+            "dataclasses.replace(task, goal=mpcrl.Goal(terms=({'NAME': 1.0},), target=(0.0,), width=0.5)), by the "
+            f"names of its state ({', '.join(features.names[:8])}), or 'sin NAME' and 'cos NAME' of an angle"
+        )
+    task.goal.matrix(features.names, features.angles)
+    return task.goal
 
 
 def _of_mujoco(task: MujocoTask, model: Any, data: Any) -> Features:

@@ -49,6 +49,7 @@ _ANALYTIC = {
     "cartpole-swingup": "cartpole:cartpole_swingup",
     "cartpole-balance": "cartpole:cartpole_balance",
     "cartpole-pets": "cartpole_pets:cartpole_pets",
+    "cartpole-pilco": "cartpole_pilco:cartpole_pilco",
     "acrobot-swingup": "acrobot:acrobot_swingup",
     "cart-double-pendulum": "cart_double_pendulum:cart_double_pendulum",
     "mountain-car": "mountain_car:mountain_car",

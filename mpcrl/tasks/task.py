@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mpcrl.core.errors import InvalidInput
+from mpcrl.tasks.goal import Goal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +40,8 @@ class Task:
     angles, unseen : tuple of str
         Of the state's numbers by name, for learned models: those that are angles, and those that the dynamics do not
         depend on; see `Features`. "*" stands for any part of a name: "xpos[*, 0]".
+    goal : Goal, optional
+        What methods minimise that carry a normal belief about the state: they need a cost of known expectation.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Task:
     preset: Mapping[str, Any] = field(default_factory=dict)
     angles: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+    goal: Goal | None = None
 
     def __post_init__(self) -> None:
         low, high = (np.array(bound, np.float64, ndmin=1) for bound in (self.control_low, self.control_high))
@@ -96,6 +100,9 @@ class AnalyticTask(Task):
         Whether the state is what the task asks for (say: upright).
     draw : callable, optional
         `draw(canvas, x, p)`: paints the state.
+    sensor_noise : tuple of float
+        Standard deviation, per number of the state, of normal noise on what is seen of it; none if empty. Costs,
+        `terminated` and `solved` are those of the true state.
     """
 
     state_names: tuple[str, ...]
@@ -104,6 +111,22 @@ class AnalyticTask(Task):
     reset: Callable[[np.random.Generator], np.ndarray]
     solved: Callable[..., bool] | None = None
     draw: Callable[..., None] | None = None
+    sensor_noise: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sensor_noise and not (
+            len(self.sensor_noise) == self.nx and all(0 <= noise < np.inf for noise in self.sensor_noise)
+        ):
+            raise InvalidInput(
+                f"task {self.name!r}: sensor_noise must be {self.nx} finite numbers of at least 0, or empty; "
+                f"got {self.sensor_noise!r}"
+            )
+
+    def seen(self, x: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
+        """What is seen [nx] of a state: itself, and noise."""
+        state = np.array(x, np.float64)
+        return state + self.sensor_noise * rng.standard_normal(self.nx) if self.sensor_noise else state
 
     @property
     def nx(self) -> int:

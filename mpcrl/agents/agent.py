@@ -1,0 +1,190 @@
+"""What agents that learn by trial and error have in common: the words of a trial, and what a training asks of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mpcrl.control.plan import Actor
+from mpcrl.core.configuration import configuration
+from mpcrl.learning.calibration import Predictor
+from mpcrl.models.scalar import fingerprint
+from mpcrl.planners.planner import Planner
+from mpcrl.tasks.features import Features
+from mpcrl.tasks.task import Task
+
+
+class Result(Protocol):
+    """What a control led to; `ended` says why the episode is over, "" while it is not."""
+
+    @property
+    def state(self) -> np.ndarray: ...
+    @property
+    def reward(self) -> float: ...
+    @property
+    def ended(self) -> str: ...
+
+
+class Surroundings(Protocol):
+    """What an agent acts in, one episode after the other; its states are the learned model's."""
+
+    params: Any
+
+    def reset(self, seed: int) -> np.ndarray: ...
+
+    def step(self, control: np.ndarray) -> Result: ...
+
+
+class StepDone(NamedTuple):
+    """Where a trial stands after a control step."""
+
+    trial: int
+    step: int
+    episode_return: float
+    plan_ms: float
+
+
+class Forecasted(NamedTuple):
+    """What a model said of a trial before it, and what happened.
+
+    Attributes
+    ----------
+    names : tuple of str [nx]
+    dt : float
+    means, deviations : ndarray [H + 1, nx]
+        Of the states, as normal beliefs.
+    states : ndarray [T + 1, nx]
+    """
+
+    names: tuple[str, ...]
+    dt: float
+    means: np.ndarray
+    deviations: np.ndarray
+    states: np.ndarray
+
+
+class Trial(NamedTuple):
+    """One trial of an agent.
+
+    Attributes
+    ----------
+    number : int
+        From 0, which is random.
+    steps : int
+        Control steps done.
+    returns : tuple of float
+        Of its episodes in order; one, but for the random trial, which goes on until it has enough steps.
+    plan_ms : float
+        Median time of a plan; NaN where none was made.
+    loss : float
+        The last one of the training that followed: of networks the mean over members, of a policy its expected cost.
+    learning_s : float
+        Seconds that it took.
+    forecast : Forecasted or None
+        Of the trial, where the agent's model makes one.
+    """
+
+    number: int
+    steps: int
+    returns: tuple[float, ...]
+    plan_ms: float
+    loss: float
+    learning_s: float
+    forecast: Forecasted | None = None
+
+
+class Agent(Protocol):
+    """What `mpcrl.train` trains.
+
+    Attributes
+    ----------
+    task : Task
+    features : Features
+        What states consist of.
+    seed : int
+    threads : int or None
+    steps : int
+        Control steps of all trials so far.
+    """
+
+    task: Task
+    features: Features
+    seed: int
+    threads: int | None
+    steps: int
+
+    def trial(
+        self,
+        world: Surroundings,
+        *,
+        on_step: Callable[[StepDone], None] = ...,
+        on_learning: Callable[[Any], None] = ...,
+    ) -> Trial:
+        """One trial in `world`, and the training after it. What `on_learning` is told prints as a line."""
+        ...
+
+    @property
+    def acts_by(self) -> Planner | str:
+        """What its controls come from: a planner, or what else in words."""
+        ...
+
+    @property
+    def controller(self) -> Actor:
+        """Acts with what has been learned so far; using it teaches the agent nothing."""
+        ...
+
+    def model_gap(
+        self, states: np.ndarray, controls: np.ndarray, rewards: np.ndarray, costs: np.ndarray, params: Any
+    ) -> float:
+        """Real minus predicted cost of an episode; see `TrainResult`.
+
+        Parameters
+        ----------
+        states, controls : ndarray [T + 1, nx], [T, nu]
+        rewards, costs : ndarray [T]
+            Costs are those of plans; see `Outcome`.
+        params : NamedTuple
+            Of the task, in this episode.
+        """
+        ...
+
+    def predictor(self) -> Predictor:
+        """Sampled predictions of what has been learned, for its calibration."""
+        ...
+
+    @property
+    def spreads(self) -> bool:
+        """Whether these differ, so that they have intervals."""
+        ...
+
+    def save_model(self, folder: Path) -> None:
+        """Write what was learned, for use without the agent."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write all that the next trial depends on to a folder, which must not be there yet."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        ...
+
+    def setup(self) -> dict[str, Any]:
+        """All that makes this agent what it is, and `load` compares."""
+        ...
+
+
+def episode_key(seed: int, episode: int) -> int:
+    """Seed of an episode: those of different agents have nothing in common, as `seed + episode` would."""
+    return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
+
+
+def task_fingerprint(task: Task) -> str:
+    """Hash of what makes the problem: functions, parameters, bounds, timing."""
+    functions = [getattr(task, name, None) for name in ("step", "cost", "planning_cost", "terminal", "terminated")]
+    numbers = configuration([task.params, task.control_low, task.control_high, task.dt, task.episode_steps])
+    return hashlib.sha256(f"{fingerprint(*functions)}{numbers}".encode()).hexdigest()

@@ -1,0 +1,206 @@
+"""Gaussian processes at many inputs at once: means, variances, and functions drawn from them.
+
+Each of E outputs is one sum over what it was given, for inputs v [D] from which a centre was subtracted:
+
+    f(v) = q(1, v) + sum_i c_i k(|s v - x_i|^2) + sum_j a_j cos(w_j . v + b_j)
+
+with q a quadratic form (the mean function and what is polynomial), s one factor per input that makes k one of
+
+    "se"        k(r) = exp(-r)                                    s = 1 / (sqrt(2) lengthscale)
+    "matern52"  k(r) = (1 + sqrt(r) + r / 3) exp(-sqrt(r))        s = sqrt(5) / lengthscale
+
+and waves where it is a function drawn from the process (`models.gp_functions`). The variance is
+
+    square [+ p(1, v)^2] - sum_r ( sum_i R_ri k_i )^2,   k_i = square k(|s v - x_i|^2) [+ (z_i . (1, v))^2]
+
+of a lower triangle R, L^-1 for an exact process: no inverse of a covariance, which in float32 is not precise enough.
+Neighbouring inputs lie in neighbouring lanes, layouts are those of `kernels.network`, and the triangle's products are
+its blocks. All is computed in float32 or in float64, where a group has half as many lanes.
+
+Numbers of the outputs lie one after the other behind `rows` zeros, `table` = (E, n, F, stride, spread):
+
+    s [D]; q [(D+1)(D+2)/2]; (c_i, x_i) [n, 1+D]; (a_j, b_j, w_j) [F, 2+D];
+    and where `spread`: square; where polynomial p [(D+1)(D+2)/2] and z [n, 1+D]; R by panels of `rows` rows, each with
+    its columns up to the diagonal, [column][row]
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import numpy as np
+from numba import prange, types
+
+from mpcrl.core.compile import kernel, load_module
+from mpcrl.core.hooks import DOUBLES, FLOATS, INTEGERS, address_of, call_at
+from mpcrl.kernels.network import TARGET
+
+ROWS, _BYTES = TARGET.rows, TARGET.width * 4
+_TILE = 64
+"""Inputs of a tile, at least: the triangle's numbers serve all of them once they are in the caches."""
+
+
+def width_of(real: Any) -> int:
+    """Lanes of a group."""
+    return TARGET.width if np.dtype(real) == np.float32 else TARGET.width // 2
+
+
+def evaluation(kind: str, width: int, real: Any) -> int:
+    """Address of the function that evaluates processes over inputs of `width` numbers in this precision.
+
+    evaluate(f, table, v, y, k, groups) with pointers to the numbers above, inputs v [groups, D, lanes] and results
+    y [groups, 2 E, lanes], means and then variances (without noise); k [groups, n, lanes] to work in.
+    """
+    module: Any = load_module(source(kind, width, np.dtype(real).name), "gaussian_process")
+    pointer = FLOATS if np.dtype(real) == np.float32 else DOUBLES
+    return address_of(module.evaluate, pointer, INTEGERS, pointer, pointer, pointer, types.int64)
+
+
+def quadratic(width: int) -> list[tuple[int, int]]:
+    """Pairs of (1, v) in the order of q's numbers."""
+    return [(a, b) for a in range(width + 1) for b in range(a + 1)]
+
+
+def source(kind: str, width: int, real: str) -> str:
+    """Source of `evaluate`: the loops over the numbers of an input are written out."""
+    lanes, polynomial, size = width_of(real), kind == "se+polynomial", len(quadratic(width))
+    block = "none_block" if real == "float32" else "none_doubles"
+
+    def each(text: str, count: int = width, separator: str = "; ") -> str:
+        return separator.join(text.format(d=d, e=d + 1) for d in range(count))
+
+    def form(at: str) -> str:
+        terms: list[str] = []
+        for k, (a, b) in enumerate(quadratic(width)):
+            factors = [f"v{i - 1}[l]" for i in (a, b) if i]
+            terms.append(" * ".join([f"f[{at} + {k}]", *factors]))
+        return " + ".join(terms)
+
+    matern = kind == "matern52"
+    root = "root = sqrt(r)\n" if matern else ""
+    decay = f"(({real}(1) + root) + r * {real}(1 / 3)) * exp(-root)" if matern else "exp(-r)"
+
+    def points(kept: str) -> str:
+        """The sum over the points; `kept` says what else is done with each covariance."""
+        body = f"{each('away{d} = u{d}[l] - x{d}')}\nr = {each('away{d} * away{d}', separator=' + ')}\n{root}"
+        body += f"value = {decay}\ntotal[l] += c * value\n{kept}"
+        covering = (
+            f"z = covers + i * {width + 1}; {each('z{d} = f[z + {d}]', width + 1)}" if kept and polynomial else ""
+        )
+        return textwrap.indent(
+            f"""for i in range(n):
+    p = points + i * {width + 1}
+    c = f[p]; {each("x{d} = f[p + 1 + {d}]")}
+    {covering}
+    for l in range({lanes}):
+{textwrap.indent(body, " " * 8)}""",
+            " " * 16,
+        )
+
+    product = f" + (z0 + {each('z{e} * v{d}[l]', separator=' + ')}) ** 2" if polynomial else ""
+    kept = f"k[(g * n + i) * {lanes} + l] = square * value{product}"
+    return f"""import numpy as np
+from numba import carray, {real}
+from mpcrl.core import vecmath
+from mpcrl.core.compile import inlined, kernel
+from mpcrl.core.intrinsics import stack_{real} as stack
+from mpcrl.kernels.network import {block} as block
+
+_lane = vecmath.lane_functions(np.{real})
+exp, cos, sqrt = _lane["exp"], _lane["cos"], _lane["sqrt"]
+
+
+@kernel
+def evaluate(f, table, v, y, k, groups):
+    outputs, n, waves, stride, spread = table[0], table[1], table[2], table[3], table[4]
+    {each(f"u{{d}} = carray(stack({lanes}), ({lanes},)); v{{d}} = carray(stack({lanes}), ({lanes},))")}
+    total = carray(stack({lanes}), ({lanes},))
+    part = stack({ROWS * lanes})
+    parts = carray(part, ({ROWS}, {lanes}))
+    for e in range(outputs):
+        at = {ROWS} + e * stride
+        points = at + {width + size}
+        sines = points + n * {width + 1}
+        rest = sines + waves * {width + 2}
+        covers = rest + {1 + (size if polynomial else 0)}
+        triangle = covers + {f"n * {width + 1}" if polynomial else "0"}
+        for g in range(groups):
+            for l in range({lanes}):
+                {each(f"v{{d}}[l] = v[(g * {width} + {{d}}) * {lanes} + l]")}
+                {each("u{d}[l] = v{d}[l] * f[at + {d}]")}
+            for l in range({lanes}):
+                total[l] = {form(f"at + {width}")}
+            if spread:
+                square = f[rest]
+{points(kept)}
+                for l in range({lanes}):
+                    y[((g * 2 + 1) * outputs + e) * {lanes} + l] = square{f" + ({form('rest + 1')}) ** 2" if polynomial else ""}
+            else:
+{points("")}
+            for j in range(waves):
+                p = sines + j * {width + 2}
+                c = f[p]; b = f[p + 1]; {each("x{d} = f[p + 2 + {d}]")}
+                for l in range({lanes}):
+                    total[l] += c * cos(b + {each("x{d} * v{d}[l]", separator=" + ")})
+            for l in range({lanes}):
+                y[(g * 2 * outputs + e) * {lanes} + l] = total[l]
+        if spread:
+            for panel in range((n + {ROWS - 1}) // {ROWS}):  # its numbers stay in the first cache for all groups
+                w = triangle + panel * (panel + 1) // 2 * {ROWS * ROWS}
+                count = min((panel + 1) * {ROWS}, n)
+                for g in range(groups):
+                    block(f, w, f, 0, k, g * n * {lanes}, part, 0, count)
+                    for l in range({lanes}):
+                        total[l] = {real}(0)
+                    for r in range({ROWS}):
+                        for l in range({lanes}):
+                            total[l] += parts[r, l] * parts[r, l]
+                    for l in range({lanes}):
+                        y[((g * 2 + 1) * outputs + e) * {lanes} + l] -= total[l]
+            for g in range(groups):
+                for l in range({lanes}):
+                    q = ((g * 2 + 1) * outputs + e) * {lanes} + l
+                    y[q] = max(y[q], {real}(0))
+    return 1
+"""
+
+
+@kernel(parallel=True)
+def predict(address, numbers, table, center, inputs, means, variances):
+    """Processes at inputs.
+
+    Parameters
+    ----------
+    address : int
+        Of `evaluation`.
+    numbers : ndarray [P, size] float32 or float64
+        Of P functions; function p sees inputs[p], or all see the same where there is one of them.
+    table : ndarray [5] int64
+    center : ndarray [D] float64
+    inputs : ndarray [1 or P, N, D] float64
+    means, variances : ndarray [P, N, E] float64
+        Out; without `spread`, `variances` may be empty and is left alone.
+    """
+    outputs, n, spread, count, width = table[0], table[1], table[4] == 1, inputs.shape[1], inputs.shape[2]
+    lanes = _BYTES // numbers.itemsize
+    most = (_TILE + lanes - 1) // lanes
+    size = most * lanes
+    tiles = (count + size - 1) // size
+    for item in prange(numbers.shape[0] * tiles):
+        p, first = item // tiles, item % tiles * size
+        groups = min(most, (count - first + lanes - 1) // lanes)
+        seen = inputs[p % inputs.shape[0]]
+        v = np.zeros((groups, width, lanes), numbers.dtype)
+        y = np.empty((groups, 2, outputs, lanes), numbers.dtype)
+        k = np.empty((groups, n if spread else 0, lanes), numbers.dtype)
+        used = min(size, count - first)
+        for q in range(used):
+            for d in range(width):
+                v[q // lanes, d, q % lanes] = seen[first + q, d] - center[d]
+        call_at(address, (numbers[p], table, v, y, k, np.int64(groups)))
+        for q in range(used):
+            for e in range(outputs):
+                means[p, first + q, e] = y[q // lanes, 0, e, q % lanes]
+                if spread:
+                    variances[p, first + q, e] = y[q // lanes, 1, e, q % lanes]

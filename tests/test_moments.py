@@ -1,0 +1,361 @@
+"""Moments of processes, networks, sines and costs: beside samples, differences, slow twins, and strange input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpcrl.kernels import moments as mo
+from mpcrl.learning.policy_search import processes_of
+from mpcrl.models.gaussian_process import GaussianProcess
+
+Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def process(n: int = 40, D: int = 4, E: int = 3, seed: int = 0, **changes: Any) -> GaussianProcess:
+    """Smooth functions of random inputs, with lines as means."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(n, D))
+    targets = np.sin(inputs @ rng.normal(size=(D, E))) + 0.05 * rng.normal(size=(n, E))
+    fields: dict[str, Any] = {
+        "inputs": inputs,
+        "targets": targets,
+        "lengthscale": np.exp(0.3 * rng.normal(size=(E, D))) * 1.3,
+        "signal": np.exp(0.3 * rng.normal(size=E)),
+        "noise": np.full(E, 0.1),
+        "slope": 0.3 * rng.normal(size=(E, D)),
+        "intercept": rng.normal(size=E),
+        "tilt": np.zeros((E, D)),
+        "bias": np.zeros(E),
+    }
+    return GaussianProcess(**(fields | changes))
+
+
+def network(n: int = 6, D: int = 4, E: int = 2, seed: int = 1) -> mo.Network:
+    rng = np.random.default_rng(seed)
+    precision = np.exp(0.3 * rng.normal(size=(E, D)))
+    line = 0.3 * rng.normal(size=(E, D)), rng.normal(size=E)
+    return mo.Network(rng.normal(size=(n, D)), precision, rng.normal(size=(E, n)), *line)
+
+
+def belief(D: int, seed: int = 0, size: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng((seed, 5))
+    root = size * rng.normal(size=(D, D))
+    return 0.5 * rng.normal(size=D), root @ root.T
+
+
+def of_process(gp: mo.Processes, m: np.ndarray, S: np.ndarray) -> Moments:
+    (E, D), found = gp.slope.shape, mo.tape_of(*gp.slope.shape)
+    M, C, V = np.empty(E), np.empty((E, E)), np.empty((D, E))
+    mo.process_moments(gp, m, S, M, C, V, found, True)
+    return M, C, V
+
+
+def of_network(net: mo.Network, m: np.ndarray, S: np.ndarray) -> Moments:
+    E, D = net.slope.shape
+    M, C, V = np.empty(E), np.empty((E, E)), np.empty((D, E))
+    mo.network_moments(net, m, S, M, C, V)
+    return M, C, V
+
+
+def of_waves(waves: mo.Waves, m: np.ndarray, S: np.ndarray) -> Moments:
+    F, D = len(waves.which), len(m)
+    M, C, V = np.empty(F), np.empty((F, F)), np.empty((D, F))
+    mo.wave_moments(waves, m, S, M, C, V)
+    return M, C, V
+
+
+WAVES = mo.Waves(
+    np.array([0, 0, 2, 2]),
+    np.array([1.0, 1.0, 1.0, 3.0]),
+    np.array([-0.5 * np.pi, 0.0, 0.3, 0.0]),
+    np.array([1.0, 1.0, 2.0, 0.1]),
+)
+
+
+def network_values(net: mo.Network, x: np.ndarray) -> np.ndarray:
+    square = ((x[:, None, None] - net.centres) ** 2 * net.precision[:, None]).sum(axis=-1)
+    return (np.exp(-0.5 * square) * net.weights).sum(axis=-1) + x @ net.slope.T + net.intercept
+
+
+def wave_values(waves: mo.Waves, x: np.ndarray) -> np.ndarray:
+    return waves.amplitude * np.cos(waves.multiple * x[:, waves.which] + waves.phase)
+
+
+# Beside samples.
+
+
+def check_samples(found: Moments, x: np.ndarray, values: np.ndarray, more: np.ndarray, m: np.ndarray, S: Any) -> None:
+    """Moments beside those of samples [N, E] of values at x [N, D]; `more` [E] is variance that values lack."""
+    M, C, V = found
+    count = len(x)
+    assert (np.abs(values.mean(axis=0) - M) < 5 * values.std(axis=0) / math.sqrt(count)).all()
+    sampled = np.cov(values.T) + np.diag(more)
+    assert np.linalg.norm(sampled - C) < 0.02 * np.linalg.norm(C)
+    crossed = (x - m).T @ (values - M) / count
+    assert np.linalg.norm(crossed - S @ V) < 0.02 * np.linalg.norm(S @ V) + 5e-3 * np.sqrt(np.trace(S) * np.trace(C))
+
+
+def sampled_belief(D: int, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    m, S = belief(D, seed)
+    return m, S, np.random.default_rng(seed).multivariate_normal(m, S, count)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_processes_beside_samples(seed: int) -> None:
+    model = process(seed=seed)
+    m, S, x = sampled_belief(4, seed, 50_000)
+    said = model.predict(x)
+    check_samples(of_process(processes_of(model), m, S), x, said.mean, said.variance.mean(axis=0), m, S)
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("seed", range(20))
+def test_large_processes_beside_samples(seed: int) -> None:
+    model = process(n=300, D=6, E=4, seed=seed)
+    m, S, x = sampled_belief(6, seed, 200_000)
+    said = model.predict(x)
+    check_samples(of_process(processes_of(model), m, S), x, said.mean, said.variance.mean(axis=0), m, S)
+
+
+def test_networks_and_waves_beside_samples() -> None:
+    m, S, x = sampled_belief(4, 3, 200_000)
+    check_samples(of_network(network(), m, S), x, network_values(network(), x), np.zeros(2), m, S)
+    check_samples(of_waves(WAVES, m, S), x, wave_values(WAVES, x), np.zeros(4), m, S)
+
+
+@pytest.mark.parametrize("saturating", [True, False])
+def test_costs_beside_samples(saturating: bool) -> None:
+    m, S, y = sampled_belief(3, 4, 400_000)
+    mean, variance, *_ = cost_of(saturating, m, S)
+    square = (y**2).sum(axis=1)
+    costs = 1 - np.exp(-square / 2) if saturating else square / 2
+    assert mean == pytest.approx(costs.mean(), abs=5 * costs.std() / 600)
+    assert variance == pytest.approx(costs.var(), rel=0.02)
+
+
+def cost_of(saturating: bool, m: np.ndarray, S: np.ndarray) -> tuple[Any, ...]:
+    parts = np.empty_like(m), np.empty_like(S), np.empty_like(m), np.empty_like(S)
+    return *(mo.saturating_cost if saturating else mo.quadratic_cost)(m, S, *parts), *parts
+
+
+# A slow twin: the formulas as the papers have them.
+
+
+def twin(model: GaussianProcess, m: np.ndarray, S: np.ndarray) -> Moments:
+    D, E = len(m), model.outputs
+    zeta, one = model.inputs - m, np.eye(D)
+    M, C, V = np.empty(E), np.empty((E, E)), np.empty((D, E))
+    for a in range(E):
+        P = np.linalg.inv(S + np.diag(model.lengthscale[a] ** 2))
+        size = model.signal[a] ** 2 / math.sqrt(np.linalg.det(S / model.lengthscale[a] ** 2 + one))
+        weighted = model.beta[a] * size * np.exp(-0.5 * np.einsum("id,de,ie->i", zeta, P, zeta))
+        M[a], V[:, a] = weighted.sum(), P @ zeta.T @ weighted
+    for a in range(E):
+        for b in range(E):
+            A, B = model.lengthscale[a] ** -2.0, model.lengthscale[b] ** -2.0
+            R = S * (A + B) + one
+            z = (zeta * A)[:, None] + (zeta * B)[None]
+            form = np.einsum("ijd,de,ije->ij", z, np.linalg.solve(R, S), z)
+            form -= (zeta**2 @ A)[:, None] + (zeta**2 @ B)[None]
+            Q = (model.signal[a] * model.signal[b]) ** 2 * np.exp(0.5 * form) / math.sqrt(np.linalg.det(R))
+            C[a, b] = model.beta[a] @ Q @ model.beta[b] - M[a] * M[b]
+            if a == b:
+                gram = model.cholesky[a] @ model.cholesky[a].T
+                C[a, a] += model.signal[a] ** 2 - np.trace(np.linalg.solve(gram, Q))
+    line = model.slope
+    C += line @ S @ line.T + line @ S @ V + V.T @ S @ line.T
+    return M + line @ m + model.intercept, C, V + line.T
+
+
+@pytest.mark.parametrize(("n", "D", "E"), [(40, 4, 3), (7, 1, 1), (131, 6, 2), (1, 2, 2)])
+def test_processes_beside_their_twin(n: int, D: int, E: int) -> None:
+    model = process(n, D, E, seed=n)
+    m, S = belief(D, n)
+    for got, expected in zip(of_process(processes_of(model), m, S), twin(model, m, S), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
+
+
+def test_a_network_is_a_certain_process() -> None:
+    net, (m, S) = network(), belief(4)
+    many = 1e-7  # without noise, where data are no more than the network's weights
+    model = process(
+        n=6, E=2, inputs=net.centres, targets=np.zeros((6, 2)), lengthscale=net.precision**-0.5, signal=np.ones(2),
+        noise=np.full(2, many), slope=net.slope, intercept=net.intercept,
+    )  # fmt: skip
+    gp = processes_of(model)
+    gain = net.weights[:, :, None] * net.weights[:, None]
+    certain = gp._replace(beta=net.weights, gain=np.tril(gain) + np.tril(gain, -1), factor=1e30 * gp.factor)
+    M, C, V = of_process(certain, m, S)
+    C -= np.diag(gp.variance)  # what nothing explains
+    for got, expected in zip(of_network(net, m, S), (M, C, V), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+
+# Certain input: what a point prediction says.
+
+
+@pytest.mark.parametrize("noise", [0.1, 1e-5])
+def test_processes_without_uncertainty(noise: float) -> None:
+    model = process(n=60, noise=np.full(3, noise))
+    m = belief(4)[0]
+    M, C, V = of_process(processes_of(model), m, np.zeros((4, 4)))
+    said = model.predict(m)
+    np.testing.assert_allclose(M, said.mean, rtol=0, atol=1e-10 * max(1, np.abs(model.beta).max()))
+    np.testing.assert_allclose(np.diag(C), said.variance, rtol=0, atol=1e-10)
+    assert np.abs(C - np.diag(np.diag(C))).max() <= 1e-10
+    step = 1e-5 * np.eye(4)
+    slopes = (model.predict(m + step).mean - model.predict(m - step).mean) / 2e-5
+    np.testing.assert_allclose(V, slopes, atol=1e-6 * max(1, np.abs(model.beta).max()))
+
+
+def test_networks_waves_and_costs_without_uncertainty() -> None:
+    m, nothing = belief(4)[0], np.zeros((4, 4))
+    M, C, _ = of_network(network(), m, nothing)
+    np.testing.assert_allclose(M, network_values(network(), m[None])[0], atol=1e-13)
+    assert not C.any()
+    M, C, _ = of_waves(WAVES, m, nothing)
+    np.testing.assert_allclose(M, wave_values(WAVES, m[None])[0], atol=1e-13)
+    assert not C.any()
+    assert cost_of(True, m, nothing)[:2] == (pytest.approx(1 - math.exp(-0.5 * m @ m)), pytest.approx(0, abs=1e-15))
+
+
+# Adjoints beside central differences.
+
+
+def check_adjoint(
+    moments: Callable[[np.ndarray, np.ndarray], Moments], adjoint: Callable[..., None], D: int, seed: int = 0
+) -> None:
+    """Derivatives of a random combination of all moments with respect to m and S."""
+    rng = np.random.default_rng(seed)
+    m, S = belief(D, seed)
+    weights = [rng.normal(size=part.shape) for part in moments(m, S)]
+    dm, dS = np.zeros(D), np.zeros((D, D))
+    adjoint(m, S, *weights, dm, dS)
+    np.testing.assert_allclose(dS, dS.T, atol=1e-12)
+
+    def total(m: np.ndarray, S: np.ndarray) -> float:
+        return float(sum((part * weight).sum() for part, weight in zip(moments(m, S), weights, strict=True)))
+
+    h = 1e-5
+    for d in range(D):
+        step = h * np.eye(D)[d]
+        assert dm[d] == pytest.approx((total(m + step, S) - total(m - step, S)) / (2 * h), rel=1e-7, abs=1e-7)
+        for e in range(D):
+            step = 0.5 * h * (np.outer(np.eye(D)[d], np.eye(D)[e]) + np.outer(np.eye(D)[e], np.eye(D)[d]))
+            assert dS[d, e] == pytest.approx((total(m, S + step) - total(m, S - step)) / (2 * h), rel=1e-7, abs=1e-7)
+
+
+def test_the_adjoint_of_processes() -> None:
+    gp = processes_of(process())
+
+    def adjoint(m: np.ndarray, S: np.ndarray, dM: Any, dC: Any, dV: Any, dm: Any, dS: Any) -> None:
+        tape = mo.tape_of(*gp.slope.shape)
+        mo.process_moments(gp, m, S, dM.copy(), dC.copy(), dV.copy(), tape, True)
+        mo.process_adjoint(gp, m, S, tape, dM, dC, dV, dm, dS)
+
+    check_adjoint(lambda m, S: of_process(gp, m, S), adjoint, 4)
+
+
+def test_the_adjoint_of_networks() -> None:
+    net = network()
+    gradient = mo.Network(*map(np.zeros_like, net))
+    seen: list[np.ndarray] = []
+
+    def adjoint(m: np.ndarray, S: np.ndarray, *rest: np.ndarray) -> None:
+        seen.extend((m, S, *rest[:3]))
+        mo.network_adjoint(net, m, S, *rest, gradient)
+
+    check_adjoint(lambda m, S: of_network(net, m, S), adjoint, 4)
+    m, S, *weights = seen
+    for field, part in zip(mo.Network._fields, gradient, strict=True):
+        numbers = np.empty_like(part)
+        for index in np.ndindex(part.shape):
+            ends = []
+            for h in (1e-5, -1e-5):
+                moved = getattr(net, field).copy()
+                moved[index] += h
+                ends.append(
+                    sum((x * w).sum() for x, w in zip(of_network(net._replace(**{field: moved}), m, S), weights))  # noqa: B905
+                )
+            numbers[index] = (ends[0] - ends[1]) / 2e-5
+        np.testing.assert_allclose(part, numbers, rtol=1e-7, atol=1e-7, err_msg=field)
+
+
+def test_the_adjoint_of_waves() -> None:
+    check_adjoint(lambda m, S: of_waves(WAVES, m, S), lambda m, S, *rest: mo.wave_adjoint(WAVES, m, S, *rest), 4)
+
+
+@pytest.mark.parametrize("saturating", [True, False])
+def test_the_gradients_of_costs(saturating: bool) -> None:
+    m, S = belief(3)
+    _, _, dm, dS, variance_dm, variance_dS = cost_of(saturating, m, S)
+
+    def moments(m: np.ndarray, S: np.ndarray) -> Moments:
+        mean, variance, *_ = cost_of(saturating, m, S)
+        return np.array(mean), np.array(variance), np.zeros(1)
+
+    def adjoint(m: np.ndarray, S: np.ndarray, dM: Any, dC: Any, dV: Any, to_m: np.ndarray, to_S: np.ndarray) -> None:
+        to_m += dM * dm + dC * variance_dm
+        to_S += dM * dS + dC * variance_dS
+
+    check_adjoint(moments, adjoint, 3)
+
+
+# Strange input.
+
+
+def strange(seed: int) -> tuple[GaussianProcess, np.ndarray, np.ndarray]:
+    """Duplicates, a signal of 1e5 noises, constant targets, scales of 1e4 and 1e-4, few data; any S."""
+    rng = np.random.default_rng((seed, 11))
+    n, D, E = int(rng.choice([1, 2, 5, 30, 90])), int(rng.integers(1, 6)), int(rng.integers(1, 5))
+    scale, size = 10.0 ** rng.integers(-4, 5), 10.0 ** rng.integers(-4, 5)
+    inputs = scale * rng.normal(size=(n, D))
+    if rng.random() < 0.4:
+        inputs = inputs[rng.integers(n, size=n)]
+    targets = size * (np.ones((n, E)) if rng.random() < 0.3 else rng.normal(size=(n, E)))
+    model = process(
+        n, D, E,
+        inputs=inputs,
+        targets=targets,
+        lengthscale=scale * np.exp(rng.normal(size=(E, D))),
+        signal=size * np.exp(rng.normal(size=E)),
+        noise=size * 10.0 ** rng.uniform(-4, 0, E),
+        slope=(size / scale) * rng.normal(size=(E, D)) * rng.integers(2),
+        intercept=size * rng.normal(size=E),
+    )  # fmt: skip
+    rank = int(rng.integers(0, D + 1))
+    root = scale * 10.0 ** float(rng.choice([-6.0, -1.0, 0.0, 2.0, 8.0])) * rng.normal(size=(D, rank))
+    return model, scale * rng.normal(size=D), root @ root.T
+
+
+def check_strange(seed: int) -> None:
+    model, m, S = strange(seed)
+    gp = processes_of(model)
+    E, D = gp.slope.shape
+    M, C, V = of_process(gp, m, S)
+    assert np.isfinite(M).all() and np.isfinite(C).all() and np.isfinite(V).all()
+    assert np.linalg.eigvalsh(C).min() >= -1e-12 * np.trace(C)
+    if not S.any():
+        said = model.predict(m)
+        assert np.abs(np.diag(C) - said.variance).max() <= 1e-10 * (model.signal**2).max()
+    tape = mo.tape_of(E, D)
+    mo.process_moments(gp, m, S, M, C, V, tape, True)
+    dm, dS = np.zeros(D), np.zeros((D, D))
+    mo.process_adjoint(gp, m, S, tape, np.ones(E), np.ones((E, E)), np.ones((D, E)), dm, dS)
+    assert np.isfinite(dm).all() and np.isfinite(dS).all()
+
+
+def test_strange_input() -> None:
+    for seed in range(60):
+        check_strange(seed)
+
+
+@pytest.mark.acceptance
+def test_a_thousand_strange_inputs() -> None:
+    for seed in range(1000):
+        check_strange(seed)

@@ -1,0 +1,340 @@
+"""PILCO: the gradient of its policy search, policies, goals, trials, files, and the command; that it learns the
+cart-pole is in `benchmarks/pilco.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpcrl.agents.pilco import PILCO, PILCOConfig
+from mpcrl.cli import main
+from mpcrl.core.errors import InvalidInput, NoGoal
+from mpcrl.experiments.configure import agent_for
+from mpcrl.experiments.training import RESULT, TrainResult, train
+from mpcrl.experiments.worlds import world_of
+from mpcrl.kernels.belief import Chain, expected_cost
+from mpcrl.learning.policies import LinearPolicy, Policy, RBFPolicy, controls, policy_files, policy_of_files
+from mpcrl.learning.policy_search import (
+    belief_predictor,
+    chain_of,
+    cost_and_gradient,
+    forecast,
+    policy_inputs,
+    search,
+)
+from mpcrl.models.gaussian_process import GaussianProcess
+from mpcrl.tasks.cartpole_pilco import acceleration
+from mpcrl.tasks.features import Features, features_of
+from mpcrl.tasks.goal import Goal
+from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
+
+SMALL = PILCOConfig(basis=5, restarts=1, horizon=8, trial_steps=12, evaluations=6)
+FLAGS = ["--setting", "basis=5", "--setting", "trial_steps=12", "--setting", "evaluations=6", "--horizon", "8"]
+
+# Numbers, angles, one that the dynamics do not depend on, and one that is predicted itself.
+FEATURES = Features(names=("place", "angle", "speed", "rate"), nu=2, angles=(1,), unseen=(0,), absolute=(3,))
+GOAL = Goal(terms=({"place": 1.0, "sin angle": 0.6}, {"cos angle": 0.6}), target=(0.1, 0.6), width=0.8)
+LOW, HIGH = np.array([-1.0, -3.0]), np.array([2.0, 3.0])
+
+
+def model_for(features: Features, n: int = 30, seed: int = 0) -> GaussianProcess:
+    rng = np.random.default_rng(seed)
+    inputs, E = rng.normal(size=(n, features.size)), features.nx
+    return GaussianProcess(
+        inputs=inputs,
+        targets=0.2 * np.sin(inputs @ rng.normal(size=(features.size, E))),
+        lengthscale=1.5 * np.exp(0.3 * rng.normal(size=(E, features.size))),
+        signal=np.full(E, 0.3),
+        noise=np.full(E, 0.03),
+        slope=0.05 * rng.normal(size=(E, features.size)),
+        intercept=0.05 * rng.normal(size=E),
+        tilt=np.zeros((E, features.size)),
+        bias=np.zeros(E),
+    )
+
+
+def policy_for(kind: str, z: np.ndarray, nu: int, basis: int = 6, size: float = 0.7) -> LinearPolicy | RBFPolicy:
+    rng = np.random.default_rng(2)
+    if kind == "linear":
+        return LinearPolicy.random(z, nu, rng, size=size)
+    return RBFPolicy.random(z, nu, rng, count=basis, lengthscale=np.full(z.shape[1], 1.2), size=size)
+
+
+def setting(kind: str = "rbf") -> tuple[Chain, Policy, np.ndarray, np.ndarray]:
+    chain = chain_of(model_for(FEATURES), FEATURES, GOAL, LOW, HIGH)
+    z = policy_inputs(FEATURES, np.random.default_rng(1).normal(size=(20, 4)))
+    return chain, policy_for(kind, z, 2), np.array([0.1, 0.5, -0.2, 0.3]), 0.02 * np.eye(4) + 0.01
+
+
+def check_gradient(chain: Chain, policy: Policy, mean: np.ndarray, cov: np.ndarray, horizon: int, every: int) -> float:
+    """Largest error of dJ/dtheta, over its largest element, beside central differences of every few parameters."""
+    start = policy.parameters
+    _, gradient = cost_and_gradient(chain, policy, mean, cov, horizon)
+    worst = 0.0
+    for i in range(0, len(start), every):
+        ends = []
+        for h in (1e-5, -1e-5):
+            moved = start.copy()
+            moved[i] += h
+            ends.append(forecast(chain, policy.with_parameters(moved), mean, cov, horizon).total)
+        worst = max(worst, abs((ends[0] - ends[1]) / 2e-5 - gradient[i]))
+    return worst / float(np.abs(gradient).max())
+
+
+# The gradient of a search.
+
+
+@pytest.mark.parametrize("kind", ["rbf", "linear"])
+@pytest.mark.parametrize("saturating", [True, False])
+def test_the_gradient_of_the_expected_cost(kind: str, saturating: bool) -> None:
+    chain, policy, mean, cov = setting(kind)
+    chain = chain._replace(cost=chain.cost._replace(saturating=saturating))
+    assert check_gradient(chain, policy, mean, cov, 5, 3) < 1e-6
+
+
+@pytest.mark.acceptance
+def test_the_gradient_of_forty_steps_and_305_parameters() -> None:
+    """In the papers' size: five numbers in, 50 basis functions, one control."""
+    task = make_task("cartpole-pilco")
+    features = features_of(task)
+    world, rng = world_of(task), np.random.default_rng(0)
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for seed in range(3):
+        state = world.reset(seed)
+        for _ in range(25):
+            control = rng.uniform(task.control_low, task.control_high)
+            after = world.step(control).state
+            rows.append((state, control, after))
+            state = after
+    states, taken, following = map(np.array, zip(*rows, strict=True))
+    model = dataclasses.replace(
+        model_for(features, n=75),
+        inputs=features.inputs(states, taken),
+        targets=following - states,
+        lengthscale=np.tile(2 * features.inputs(states, taken).std(axis=0), (4, 1)),
+        slope=np.zeros((4, 6)),
+        intercept=np.zeros(4),
+    )
+    assert task.goal is not None
+    chain = chain_of(model, features, task.goal, task.control_low, task.control_high)
+    policy = policy_for("rbf", policy_inputs(features, states), 1, basis=50)
+    assert policy.parameters.size == 305
+    assert check_gradient(chain, policy, np.zeros(4), 0.01 * np.eye(4), 40, 1) < 1e-6
+
+
+def test_the_gradient_of_the_cost_of_a_belief() -> None:
+    chain, _, mean, cov = setting()
+    dm, dS, rest = np.empty(4), np.empty((4, 4)), (np.empty(4), np.empty((4, 4)))
+    expected_cost(chain.cost, chain.waves, mean, cov, dm, dS)
+    for i in range(4):
+        h = 1e-5 * np.eye(4)[i]
+        ends = [expected_cost(chain.cost, chain.waves, mean + s * h, cov, *rest)[0] for s in (1, -1)]
+        assert dm[i] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-7, abs=1e-8)
+
+
+def test_a_search_goes_down_and_does_not_depend_on_threads() -> None:
+    chain, policy, mean, cov = setting()
+    before = forecast(chain, policy, mean, cov, 6).total
+    told: list[Any] = []
+    starts = [policy, setting("linear")[1]]
+    found = search(chain, starts, mean=mean, cov=cov, horizon=6, evaluations=15, on_evaluation=told.append)
+    assert found.cost < before
+    assert found.cost == pytest.approx(forecast(chain, found.policy, mean, cov, 6).total, rel=1e-12)
+    assert min(progress.cost for progress in told) == found.cost
+    again = search(chain, starts, mean=mean, cov=cov, horizon=6, evaluations=15, threads=2)
+    np.testing.assert_array_equal(again.policy.parameters, found.policy.parameters)
+
+
+# Beliefs.
+
+
+def test_a_certain_belief_moves_as_the_mean_does() -> None:
+    chain, policy, mean, _ = setting()
+    chain = chain._replace(noise=np.zeros(4))
+    model = model_for(FEATURES)
+    said = forecast(chain, policy, mean, np.zeros((4, 4)), 1)
+    u = controls(policy, policy_inputs(FEATURES, mean), LOW, HIGH)
+    change = model.predict(FEATURES.inputs(mean, u))
+    kept = np.array([1.0, 1.0, 1.0, 0.0])
+    np.testing.assert_allclose(said.means[1], kept * mean + change.mean, atol=1e-12)
+    np.testing.assert_allclose(said.covs[1], np.diag(change.variance), atol=1e-10)
+
+
+def test_beliefs_hold_samples_of_the_first_step() -> None:
+    """One step from a belief: mean and covariance of the next state beside those of samples, exact but for normality
+    of the control."""
+    chain, _, mean, cov = setting()
+    z = policy_inputs(FEATURES, np.random.default_rng(1).normal(size=(20, 4)))
+    policy = LinearPolicy(gain=np.zeros((2, z.shape[1])), offset=np.array([0.3, -0.2]))  # a control that is certain
+    said = forecast(chain, policy, mean, cov, 1)
+    rng = np.random.default_rng(0)
+    seen = rng.multivariate_normal(mean, cov + np.diag(chain.noise), 100_000)
+    change = model_for(FEATURES).predict(
+        FEATURES.inputs(seen, controls(policy, policy_inputs(FEATURES, seen), LOW, HIGH))
+    )
+    after = chain.kept * seen + change.mean + np.sqrt(change.variance) * rng.standard_normal(seen.shape)
+    np.testing.assert_allclose(said.means[1], after.mean(axis=0), atol=5 * after.std(axis=0).max() / 316)
+    assert np.linalg.norm(said.covs[1] - np.cov(after.T)) < 0.02 * np.linalg.norm(said.covs[1])
+    drawn = belief_predictor(chain, particles=4000)(mean, np.full((1, 3, 2), 0.1))
+    assert drawn.shape == (4000, 1, 4, 4)
+    assert (drawn[:, 0, 0] == mean).all()
+
+
+# Policies.
+
+
+def test_policies_keep_to_the_bounds_and_reach_them() -> None:
+    z = np.random.default_rng(0).normal(size=(500, 5))
+    for kind in ("rbf", "linear"):
+        policy = policy_for(kind, z, 2, size=9.0)
+        u = controls(policy, z, LOW, HIGH)
+        assert (u >= LOW - 1e-12).all() and (u <= HIGH + 1e-12).all()
+        assert u.min(axis=0) == pytest.approx(LOW, abs=0.05) and u.max(axis=0) == pytest.approx(HIGH, abs=0.05)
+        again = policy_of_files(policy_files(policy))
+        np.testing.assert_array_equal(controls(again, z, LOW, HIGH), controls(policy, z, LOW, HIGH))
+        with pytest.raises(InvalidInput, match="parameters"):
+            policy.with_parameters(np.zeros(3))
+
+
+# Goals and the task.
+
+
+def test_goals_are_expected_where_states_are_certain() -> None:
+    matrix, target = GOAL.matrix(FEATURES.names, FEATURES.angles)
+    state = np.array([0.3, 1.0, 0.0, 0.0])
+    y = np.array([0.3 + 0.6 * math.sin(1.0) - 0.1, 0.6 * math.cos(1.0) - 0.6]) / 0.8
+    np.testing.assert_allclose(matrix @ [*state, math.sin(1.0), math.cos(1.0)] - target, y)
+    chain = setting()[0]
+    mean, _ = expected_cost(chain.cost, chain.waves, state, np.zeros((4, 4)), np.empty(4), np.empty((4, 4)))
+    assert mean == pytest.approx(1 - math.exp(-0.5 * y @ y))
+
+
+def test_goals_of_tasks_are_low_where_tasks_are_solved() -> None:
+    task = make_task("cartpole-pilco")
+    features, params = features_of(task), task.params
+    assert task.goal is not None
+    matrix, target = task.goal.matrix(features.names, features.angles)
+    for x in np.random.default_rng(0).normal(size=(20, 4)) + [0, math.pi, 0, 0]:
+        y = matrix @ [*x, math.sin(x[1]), math.cos(x[1])] - target
+        assert 1 - math.exp(-0.5 * y @ y) == pytest.approx(sum(task.cost(tuple(x), (0.0,), 0, params)))
+
+
+def test_a_task_without_a_goal_is_refused() -> None:
+    task = dataclasses.replace(make_task("cartpole-pilco"), goal=None)
+    with pytest.raises(NoGoal, match=r"declares no goal.*Goal\(terms="):
+        PILCO(task)
+    wrong = Goal(terms=({"hight": 1.0},), target=(0.0,), width=1.0)
+    with pytest.raises(InvalidInput, match="speaks of 'hight', but the state has position"):
+        PILCO(dataclasses.replace(task, goal=wrong))
+    with pytest.raises(InvalidInput, match="width"):
+        Goal(terms=({"position": 1.0},), target=(0.0,), width=0.0)
+    with pytest.raises(InvalidInput, match="a target for each"):
+        Goal(terms=({"position": 1.0},), target=(0.0, 1.0), width=1.0)
+
+
+def test_the_cartpole_conserves_energy_without_friction() -> None:
+    task = ANALYTIC_TASKS["cartpole-pilco"]()
+    p = task.params._replace(friction=0.0)
+
+    def energy(x: tuple[float, ...]) -> float:
+        speed = x[2] ** 2 + x[2] * p.length * x[3] * math.cos(x[1]) + (p.length * x[3]) ** 2 / 3
+        height = -0.5 * p.length * math.cos(x[1])
+        return 0.5 * p.cart_mass * x[2] ** 2 + 0.5 * p.pole_mass * speed + p.pole_mass * p.gravity * height
+
+    start: tuple[float, ...] = (0.1, 2.0, -0.3, 1.0)
+    x = start
+    for _ in range(20):
+        x = task.step(x, (0.0,), p)
+    assert energy(x) == pytest.approx(energy(start), abs=1e-4)
+    assert acceleration(0.0, 0.0, 0.0, 1.0, p)[0] == pytest.approx(1 / (0.5 + 0.125))
+
+
+def test_sensors_are_noisy_and_costs_are_not() -> None:
+    task = ANALYTIC_TASKS["cartpole-pilco"]()
+    clean = dataclasses.replace(task, sensor_noise=())
+    noisy_world, clean_world = world_of(task), world_of(clean)
+    noise, control = [], np.zeros(1)
+    for seed in range(50):
+        noise.append(noisy_world.reset(seed) - clean_world.reset(seed))
+        noisy, true = noisy_world.step(control), clean_world.step(control)
+        assert noisy.reward == true.reward
+        noise.append(noisy.state - true.state)
+    assert np.std(noise) == pytest.approx(0.01, rel=0.15)
+    with pytest.raises(InvalidInput, match="sensor_noise must be 4"):
+        dataclasses.replace(task, sensor_noise=(0.1,))
+
+
+# Trials, files, the command.
+
+
+def agent_of(seed: int = 0, **settings: Any) -> PILCO:
+    return PILCO(make_task("cartpole-pilco"), config=dataclasses.replace(SMALL, **settings), seed=seed, threads=1)
+
+
+def facts(result: TrainResult) -> tuple[object, ...]:
+    curve = tuple((point.steps, point.return_, point.loss) for point in result.curve)
+    return curve, result.evaluation, result.final_return, result.model_gap, dict(result.coverage)
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    whole, calibrated = train("pilco", agent_of(), steps=36, folder=tmp_path / "whole")
+    train("pilco", agent_of(), steps=24, folder=tmp_path / "parts")
+    parts, _ = train("pilco", agent_of(), steps=36, folder=tmp_path / "parts")
+    assert facts(parts) == facts(whole)
+    assert calibrated is not None and len(whole.curve) == 3
+    assert [point.steps for point in whole.curve] == [12, 24, 36]
+    assert len(whole.evaluation) == 1
+    with pytest.raises(InvalidInput, match="other settings"):
+        train("pilco", agent_of(basis=4), steps=36, folder=tmp_path / "parts")
+
+
+def test_trials_are_told_beside_what_was_predicted() -> None:
+    agent = agent_of(policy="linear")
+    world = world_of(agent.task)
+    with pytest.raises(InvalidInput, match="before its first trial"):
+        _ = agent.controller
+    told: list[object] = []
+    first, second = agent.trial(world), agent.trial(world, on_learning=told.append)
+    assert first.forecast is None
+    assert "policy search 1/1: evaluation 1, expected cost" in str(told[0])
+    assert second.forecast is not None
+    assert second.forecast.means.shape == (9, 4) and second.forecast.states.shape == (13, 4)
+    assert (second.forecast.deviations > 0).all()
+    state = np.array([0.1, 0.2, 0.0, 0.0])
+    np.testing.assert_array_equal(agent.controller.plan(state).control, agent.act(state))
+    plan = agent.controller.plan(np.full(4, np.nan))
+    assert plan.control == [0.0] and plan.status.value == "safe"
+
+
+def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, file = tmp_path / "out", tmp_path / "result.json"
+    command = ["train", "pilco", "cartpole-pilco", *FLAGS, "--out", str(out), "--json", str(file), "--threads", "1"]
+    assert main([*command, "--steps", "24"]) == 0
+    written = json.loads(file.read_text())
+    assert written == json.loads((out / RESULT).read_text())
+    assert [point["steps"] for point in written["curve"]] == [12, 24]
+    assert written["dt"] == 0.1
+    assert (out / "trial_01.png").stat().st_size > 10_000
+    assert (out / "curve.png").stat().st_size > 10_000
+    assert main([*command, "--steps", "36"]) == 0
+    printed = capsys.readouterr()
+    assert "going on after 2 trials" in printed.out and "s of interaction" in printed.out
+    assert main([*command, "--steps", "36", "--planner", "icem"]) == 2
+    assert "leave --planner out" in capsys.readouterr().err
+
+
+def test_settings_are_read_as_their_types() -> None:
+    task = make_task("cartpole-pilco")
+    agent = agent_for("pilco", task, settings={"policy": "linear", "trial_steps": "none"}, horizon=12)
+    assert isinstance(agent, PILCO)
+    assert agent.config.policy == "linear" and agent.trial_steps == 12
+    with pytest.raises(InvalidInput, match="policy must be rbf or linear"):
+        agent_for("pilco", task, settings={"policy": "deep"})
+    with pytest.raises(InvalidInput, match="did you mean 'evaluations'"):
+        agent_for("pilco", task, settings={"evaluation": "3"})
