@@ -368,7 +368,7 @@ class LeggedParams(NamedTuple):
     lean_weight: float = 0.5
     room: float = 0.3
     sink_weight: float = 20.0
-    standing: float = 10.0
+    fall: float = 100.0
     cruise: float = math.inf
 
 
@@ -422,7 +422,7 @@ class HopperParams(NamedTuple):
     lean_weight: float = 0.5
     room: float = 0.5
     sink_weight: float = 20.0
-    standing: float = 10.0
+    fall: float = 100.0
     cruise: float = 2.2
     balance_weight: float = 3.0
     lead_time: float = 0.1
@@ -490,7 +490,7 @@ class AntParams(NamedTuple):
     healthy_reward: float = 1.0
     lean_weight: float = 1.0
     height_weight: float = 40.0
-    standing: float = 10.0
+    fall: float = 100.0
 
 
 def ant_terminated(after: Any, p: AntParams) -> bool:
