@@ -46,7 +46,7 @@ class Study:
     episodes : int
         Of an evaluation.
     algo : str
-    horizon : int, optional
+    budget, horizon : int, optional
         The task's own if not given.
     bar : float, optional
         How far the return may stay below that of the true model, as a share of it.
@@ -61,6 +61,7 @@ class Study:
     planner: Mapping[str, Any] = field(default_factory=dict)
     episodes: int = 3
     algo: str = "pets"
+    budget: int | None = None
     horizon: int | None = None
     bar: float | None = None
     every: bool = False
@@ -71,12 +72,15 @@ STUDIES = {
     "cartpole-deterministic": Study("cartpole-pets", 2000, 5, {"epochs": "20"}, algo="deterministic"),
     "cartpole-shooting": Study("cartpole-pets", 2000, 5, {"epochs": "20"}, algo="random-shooting"),
     "balance": Study("cartpole-balance", 1200, 5, {"particles": "5", "epochs": "100"}, episodes=5, bar=0.0, every=True),
-    # Without the terminal cost of the task's plans, which is that of a regulator for the true dynamics.
-    "pendulum": Study(
+    "pendulum": Study("InvertedPendulum-v5", 2000, 5, {"particles": "5", "epochs": "100"}, bar=0.0, every=True),
+    # Without the terminal cost of the task's plans, which is that of a regulator for the true dynamics; so they look
+    # further ahead.
+    "pendulum-alone": Study(
         "InvertedPendulum-v5",
         2000,
         5,
-        {"particles": "5", "epochs": "100", "terminal": "false"},
+        {"particles": "5", "epochs": "300", "terminal": "false"},
+        budget=100,
         horizon=14,
         bar=0.0,
         every=True,
@@ -93,6 +97,7 @@ def learned(name: str, seed: int, folder: pathlib.Path) -> list[dict[str, Any]]:
     agent = agent_for(
         study.algo,
         make_task(study.task),
+        budget=study.budget,
         horizon=study.horizon,
         options=study.planner,
         settings=study.settings,
@@ -124,6 +129,7 @@ def true_model(name: str, seed: int) -> dict[str, Any]:
     planner = planner_for(
         task,
         "random_shooting" if study.algo == "random-shooting" else None,
+        budget=study.budget,
         horizon=study.horizon,
         options=study.planner,
     )

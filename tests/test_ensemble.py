@@ -24,7 +24,7 @@ from mpcrl.kernels import network as layers
 from mpcrl.models import ensemble as models
 from mpcrl.models.ensemble import Ensemble
 from mpcrl.models.network import ACTIVATIONS, Network
-from mpcrl.models.risk import Worst
+from mpcrl.models.risk import CVaR, Worst
 from mpcrl.planners import icem
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.mujoco_task import MujocoTask
@@ -527,10 +527,13 @@ def test_new_numbers_and_new_widths_compile_nothing() -> None:
 
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     network = dataclasses.replace(random_network(), elites=(1, 3))
-    model = Ensemble(TASK, network, particles=6, propagation="ts-infinity", seed=3, penalty=0.5, limit=50.0)
-    model.save(tmp_path / "model")
-    again = Ensemble.load(TASK, tmp_path / "model")
-    assert np.array_equal(costs_of(again), costs_of(model))
+    settings: dict = {"particles": 6, "propagation": "ts-infinity", "seed": 3, "penalty": 0.5, "limit": 50.0}
+    for task in (TASK, dataclasses.replace(TASK, terminal=None)):
+        model = Ensemble(task, network, risk=CVaR(0.4), **settings)
+        model.save(tmp_path / "model")
+        again = Ensemble.load(TASK, tmp_path / "model")
+        assert again.risk == CVaR(0.4) and again.task.terminal is task.terminal
+        assert np.array_equal(costs_of(again), costs_of(model))
     (tmp_path / "model" / "network.safetensors").write_bytes(b"nothing")
     with pytest.raises(DamagedExport):
         Ensemble.load(TASK, tmp_path / "model")
@@ -545,9 +548,9 @@ def test_a_controller_with_an_ensemble_is_exported(tmp_path: Path) -> None:
     again = load(tmp_path / "robot")
     assert isinstance(again.model, Ensemble) and again.model.limit == 100.0
     assert np.array_equal(again.act(np.array([0.5, 0.0])), controller.act(np.array([0.5, 0.0])))
-    averse = Ensemble(task, random_network(features_of(task)), particles=5, risk=Worst())
-    with pytest.raises(InvalidInput, match="risk"):
-        export(Controller(task, icem(budget=32, horizon=5), model=averse), tmp_path / "other")
+    mine = Ensemble(task, random_network(features_of(task)), particles=5, risk=lambda costs: costs[0])
+    with pytest.raises(InvalidInput, match="risk of one's own"):
+        export(Controller(task, icem(budget=32, horizon=5), model=mine), tmp_path / "other")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from mpcrl.experiments.worlds import MujocoWorld
 from mpcrl.models import physics
 from mpcrl.models.mujoco import MuJoCo
 from mpcrl.tasks.dm_control import suite
+from mpcrl.tasks.features import features_of
 from mpcrl.tasks.mujoco_task import MujocoTask, flat, simulation
 from mpcrl.tasks.registry import ANALYTIC_TASKS, TASKS
 
@@ -265,6 +266,34 @@ def test_indicators_are_the_suites() -> None:
 
 
 # Predictions.
+
+
+@each_task
+def test_dynamics_do_not_depend_on_what_is_unseen(name):
+    """Where a runner has come to changes no number that a learned model sees."""
+    task = task_of(name)
+    if not task.unseen:
+        pytest.skip("sees everything")
+    features, model, data = features_of(task), task.mj_model(env_of(name)), task.mj_data(env_of(name))
+    field = next(field for field in features.fields if field.name == "qpos")
+    away = [i - field.start for i in features.unseen if field.start <= i < field.stop]
+    controls = random_controls(task, np.random.default_rng(0), 5)
+    paths = []
+    for distance in (0.0, 7.0):
+        env_of(name).reset(seed=1)
+        data.qpos[away] += distance
+        data.qacc_warmstart[:] = 0
+        mujoco.mj_forward(model, data)
+        path = [features.read(data)]
+        for u in controls:
+            data.ctrl[:] = u
+            mujoco.mj_step(model, data, 2)
+            mujoco.mj_rnePostConstraint(model, data)
+            path.append(features.read(data))
+        paths.append(np.array(path))
+    moved = (np.abs(paths[0] - paths[1]) > 1e-6).any(axis=0)
+    assert set(np.flatnonzero(moved)) <= set(features.unseen)
+    assert moved[field.start :][away].all()
 
 
 @quick_tasks

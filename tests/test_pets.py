@@ -19,6 +19,7 @@ from mpcrl.experiments.training_board import curve_text
 from mpcrl.experiments.worlds import world_of
 from mpcrl.learning.ensemble import EnsembleConfig
 from mpcrl.models.ensemble import Ensemble
+from mpcrl.models.risk import CVaR
 from mpcrl.planners.presets import icem
 from mpcrl.tasks.registry import make_task
 from mpcrl.tasks.task import AnalyticTask, Task
@@ -134,6 +135,12 @@ def test_ancestors_are_settings() -> None:
         agent_for("pets", task, settings={"particle": "3"})
     with pytest.raises(InvalidInput, match="hidden must be"):
         agent_for("pets", task, settings={"hidden": "wide"})
+    for text in ("cvar", "cvar:2", "mean:1", "kind"):
+        with pytest.raises(InvalidInput, match="risk is written mean, worst"):
+            agent_for("pets", task, settings={"risk": text})
+    settings = {"risk": "cvar:0.2", "penalty": "0.5", "limit": "9", "noise": "fixed", "hidden": "8,8"}
+    model = agent_for("pets", task, settings=settings)._ensemble
+    assert (model.risk, model.penalty, model.limit, model.noise) == (CVaR(0.2), 0.5, 9.0, "fixed")
 
 
 def test_a_trained_model_plans(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from mpcrl.core.errors import InvalidInput, missing
 from mpcrl.learning.ensemble import EnsembleConfig, EpochProgress, FitReport, Learner
 from mpcrl.learning.replay import Replay
 from mpcrl.models.ensemble import Ensemble
+from mpcrl.models.risk import Mean, Risk
 from mpcrl.models.scalar import fingerprint
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.features import Features, features_of
@@ -122,6 +123,9 @@ class PETSConfig:
         How particles go through the ensemble; see `Ensemble`.
     particles : int
         Per candidate.
+    noise, risk, penalty, limit, precision
+        As of `Ensemble`: how particles scatter, how their costs are folded, what it costs where members disagree,
+        where that rules a candidate out, and the arithmetic.
     terminal : bool
         Whether plans pay the task's terminal cost, which may know more of the dynamics than was learned: that of a
         regulator for the true ones, say.
@@ -134,6 +138,11 @@ class PETSConfig:
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     propagation: int | str = "ts-infinity"
     particles: int = 20
+    noise: str = "fresh"
+    risk: Risk = field(default_factory=Mean)
+    penalty: float = 0.0
+    limit: float | None = None
+    precision: str = "float32"
     terminal: bool = True
     random_steps: int | None = None
     capacity: int | None = None
@@ -182,7 +191,8 @@ class PETS:
         threads: int | None = None,
         controls_per_plan: int = 1,
     ) -> None:
-        self.task, self.planner, self.config, self.seed = task, planner, config or PETSConfig(), seed
+        self.planner, self.config, self.seed = planner, config or PETSConfig(), seed
+        self.task = task = task if self.config.terminal else dataclasses.replace(task, terminal=None)
         self.features: Features = features_of(task)
         self.trials = self.steps = self.episodes = 0
         self.threads, self._controls_per_plan = threads, controls_per_plan
@@ -202,10 +212,15 @@ class PETS:
             task,
             planner,
             model=Ensemble(
-                task if self.config.terminal else dataclasses.replace(task, terminal=None),
+                task,
                 self._learner.network(),
                 propagation=self.config.propagation,
                 particles=self.config.particles,
+                noise=self.config.noise,
+                risk=self.config.risk,
+                penalty=self.config.penalty,
+                limit=self.config.limit,
+                precision=self.config.precision,
                 seed=seed,
             ),
             seed=seed,

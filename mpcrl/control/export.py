@@ -31,7 +31,6 @@ from mpcrl.core.errors import DamagedExport, InvalidInput, WrongSource
 from mpcrl.models import scalar
 from mpcrl.models.analytic import Analytic
 from mpcrl.models.model import Model
-from mpcrl.models.risk import Mean
 from mpcrl.planners import ILQR, SamplingPlanner, WarmStart
 from mpcrl.planners.noise import Coloured, LogNormal, Uniform, White
 from mpcrl.planners.parametrisation import Derivative, Kernel, PerStep, Spline
@@ -306,11 +305,11 @@ def _model_fields(model: Model, task: Task) -> dict[str, Any]:
 
         if isinstance(model, MuJoCo) and model.task is task and model.as_task:
             return {"type": kind, "coarse": model.coarse}
-    if _model_files(model) and model.task is task and isinstance(model.risk, Mean):  # type: ignore[attr-defined]
+    if _model_files(model) and model.task is task:  # type: ignore[attr-defined]
         return {"type": kind}
     raise InvalidInput(
-        f"this {kind} cannot be exported: the task's own model can, with another dtype or coarse, and an ensemble, "
-        "but without scenarios, risk and other arguments"
+        f"this {kind} cannot be exported: the task's own model can, with another dtype or coarse, and an ensemble; "
+        "scenarios, and a risk over them, cannot"
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput, unknown_name
 from mpcrl.models.model import Model
+from mpcrl.models.risk import RISKS, Risk
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.features import Features
@@ -282,7 +283,20 @@ def _configured(config: PETSConfig, settings: Mapping[str, str]) -> PETSConfig:
     return dataclasses.replace(config, ensemble=ensemble, **{k: v for k, v in read.items() if k in own})
 
 
+def _risk(text: str) -> Risk:
+    """`mean`, or `cvar:0.1` with the number that the risk takes."""
+    name, _, number = text.lower().partition(":")
+    try:
+        return {known.lower(): kind for known, kind in RISKS.items()}[name](*([float(number)] if number else []))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"risk is written mean, worst, best, entropic:THETA, var:ALPHA or cvar:ALPHA, got {text!r}"
+        ) from error
+
+
 def _read_setting(name: str, text: str, annotation: str) -> Any:
+    if annotation == "Risk":
+        return _risk(text)
     kinds = [kind.strip() for kind in annotation.split("|")]
     for kind in kinds:
         with contextlib.suppress(ValueError, KeyError):

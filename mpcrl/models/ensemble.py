@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import textwrap
 import warnings
@@ -16,6 +17,7 @@ from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.checks import finite_vector, positive_integer
 from mpcrl.core.compile import load_module
+from mpcrl.core.configuration import configuration, rebuilt
 from mpcrl.core.errors import DamagedExport, InvalidInput
 from mpcrl.core.hooks import address_of
 from mpcrl.core.random import LANES
@@ -26,7 +28,7 @@ from mpcrl.kernels.network import FORWARD, TARGET, folded, layer_table, layers_s
 from mpcrl.models import scalar
 from mpcrl.models.analytic import check_by_calling
 from mpcrl.models.network import Network
-from mpcrl.models.risk import Mean, Risk
+from mpcrl.models.risk import RISKS, Mean, Risk
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
@@ -92,11 +94,6 @@ class Ensemble:
     seed : int
         64 bits.
 
-    Attributes
-    ----------
-    network : Network
-        What it predicts with; see `use`.
-
     Raises
     ------
     InvalidInput
@@ -160,15 +157,19 @@ class Ensemble:
         self._coerce = cost.coerce
         self._record_type: Any = getattr(cost.module, "Record", None)
         self._hooks = cost.hooks(address_of(layers.forward, *FORWARD))
-        self.network = network
-        self._numbers = _numbers(network, paired)
+        self._known = network, _numbers(network, paired)
 
     def use(self, network: Network) -> None:
         """Predict with this network from now on: newly trained, of the same shape and features. Nothing is compiled."""
         if _shape(network) != _shape(self.network):
             raise InvalidInput("a network of another shape, or with other features, needs a new Ensemble")
         self._check(network)
-        self._numbers, self.network = _numbers(network, self.precision == "bf16"), network
+        self._known = network, _numbers(network, self.precision == "bf16")  # at once: another thread may be planning
+
+    @property
+    def network(self) -> Network:
+        """What it predicts with; see `use`."""
+        return self._known[0]
 
     @property
     def features(self) -> Features:
@@ -190,15 +191,26 @@ class Ensemble:
         write_bundle(Path(folder), self.files(), _HEAD)
 
     def files(self) -> dict[str, bytes]:
-        """What `of_files` makes the model of, but for its risk."""
-        about = self._settings()
+        """What `of_files` makes the model of."""
+        if type(self.risk) not in RISKS.values():
+            raise InvalidInput(
+                f"a risk of one's own, {type(self.risk).__name__}, cannot be written; the files can name "
+                f"{', '.join(RISKS)}"
+            )
+        about = {
+            **self._settings(),
+            "risk": configuration(self.risk),
+            "terminal": self.task.terminal is not None,
+        }
         if np.isinf(about["limit_cost"]):
             about["limit_cost"] = None
         return {"ensemble.json": to_json(about), **self.network.files()}
 
     @classmethod
     def load(cls, task: Task, folder: Path) -> Ensemble:
-        """What `save` wrote, for the task that it learned; the risk is the mean.
+        """What `save` wrote, for the task that it learned.
+
+        Without a terminal cost where what was saved had none, as that of an agent that is to do without.
 
         Raises
         ------
@@ -213,15 +225,18 @@ class Ensemble:
     def of_files(cls, task: Task, files: Mapping[str, bytes]) -> Ensemble:
         """What `files` wrote; see `load`."""
         about = from_json(files.get("ensemble.json", b""), "ensemble.json")
-        if about.keys() != set(_SETTINGS):
-            raise DamagedExport(f"ensemble.json must have {', '.join(_SETTINGS)}, got {', '.join(about)}")
+        keys = [*_SETTINGS, "risk", "terminal"]
+        if about.keys() != set(keys):
+            raise DamagedExport(f"ensemble.json must have {', '.join(keys)}, got {', '.join(about)}")
+        if not about.pop("terminal"):
+            task = dataclasses.replace(task, terminal=None)
         if about["limit_cost"] is None:
             about["limit_cost"] = np.inf
         network = Network.of_files(files)
         if network.features != features_of(task):
             raise InvalidInput(f"the model of {', '.join(network.features.names)} is not one of task {task.name!r}")
         try:
-            return cls(task, network, **about)
+            return cls(task, network, risk=rebuilt(about.pop("risk"), RISKS, "risk"), **about)
         except (InvalidInput, TypeError) as error:
             raise DamagedExport(f"ensemble.json: {error}") from error
 
@@ -380,7 +395,7 @@ class Ensemble:
         trace: Trace | None = None,
     ) -> np.ndarray:
         """Costs [P, N] of all particles."""
-        numbers, network = self._numbers, self.network
+        network, numbers = self._known
         start, controls = self._start(state, candidates)
         horizon, teams = controls.shape[1], len(network.elites)
         together = {"moments": ensemble.MOMENTS, "mean": ensemble.MEAN}.get(str(plan.propagation), ensemble.APART)

@@ -122,6 +122,10 @@ class CVaR:
         return np.tensordot(weights[used], worst_first[used], axes=1)
 
 
+RISKS = {kind.__name__: kind for kind in (Mean, Worst, Best, Entropic, VaR, CVaR)}
+"""Those that files can name."""
+
+
 def _check_fraction(alpha: float) -> None:
     if not 0 <= alpha <= 1:
         raise InvalidInput(f"alpha is the fraction of worst scenarios, between 0 and 1; got {alpha!r}")

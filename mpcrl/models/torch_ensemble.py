@@ -80,7 +80,8 @@ class TorchEnsemble(Ensemble):
     def load(cls, task: Task, folder: Path, *, device: str = "cuda") -> TorchEnsemble:
         """What `Ensemble.save` wrote; see `Ensemble.load`. It predicts in float32, whatever it was saved with."""
         model = Ensemble.load(task, folder)
-        return cls(task, model.network, device=device, **{**model._settings(), "precision": "float32"})
+        settings = {**model._settings(), "precision": "float32"}
+        return cls(model.task, model.network, device=device, risk=model.risk, **settings)
 
     def _run(
         self,

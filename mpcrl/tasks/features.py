@@ -7,6 +7,9 @@ was predicted as they do to what was simulated, and no reward has to be written 
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -136,10 +139,17 @@ def _of_mujoco(task: MujocoTask, model: Any, data: Any) -> Features:
     )
 
 
-def _indices(task: Task, what: str, names: Any) -> tuple[int, ...]:
-    """Where the names that a task declares stand among those of its state."""
-    declared = getattr(task, what)
-    wrong = [name for name in declared if name not in names]
-    if wrong:
-        raise InvalidInput(f"task {task.name!r}: {what} {wrong} are no names of its state, which has {list(names)}")
-    return tuple(sorted(list(names).index(name) for name in declared))
+def _indices(task: Task, what: str, names: Sequence[str]) -> tuple[int, ...]:
+    """Where the names that a task declares stand among those of its state; "*" stands for any part of a name."""
+    found: set[int] = set()
+    for declared in getattr(task, what):
+        pattern = re.compile(".*".join(map(re.escape, declared.split("*"))))
+        matching = {i for i, name in enumerate(names) if pattern.fullmatch(name)}
+        if not matching:
+            near = difflib.get_close_matches(declared, names, n=3, cutoff=0.0)
+            raise InvalidInput(
+                f"task {task.name!r}: {what} {declared!r} is none of its state's {len(names)} names; the nearest are "
+                f"{', '.join(near)}"
+            )
+        found |= matching
+    return tuple(sorted(found))

@@ -21,13 +21,13 @@ from mpcrl.tasks.scalars import distance, squared
 # the linear regulator for these squares would go on to pay: a few steps ahead are enough then.
 class InvertedPendulumParams(NamedTuple):
     """The pole's angle from upright at which an episode of InvertedPendulum-v5 ends, rad, and what plans pay: squares
-    of the state (qpos, qvel) and of the control by these weights, `value` for the last state, `fall` for a fall."""
+    of the state (qpos, qvel) and of the control by these weights, `value` for the last state, less `standing`."""
 
     weights: np.ndarray
     value: np.ndarray
     control_weight: float
     max_angle: float = 0.2
-    fall: float = 100.0
+    standing: float = 10.0
 
 
 def inverted_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: InvertedPendulumParams) -> float:
@@ -36,8 +36,8 @@ def inverted_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: InvertedP
 
 
 def inverted_pendulum_planning_cost(before: Any, u: Any, after: Any, t: int, p: InvertedPendulumParams) -> float:
-    """Squares of the state and of the control."""
-    return balancing_cost(u, after, p) + (p.fall if inverted_pendulum_terminated(after, p) else 0.0)
+    """Squares of the state and of the control, against a bonus while the pole stands: the later a fall, the better."""
+    return balancing_cost(u, after, p) - (0.0 if inverted_pendulum_terminated(after, p) else p.standing)
 
 
 def inverted_pendulum_terminated(after: Any, p: InvertedPendulumParams) -> bool:
@@ -122,7 +122,7 @@ class DoublePendulumParams(NamedTuple):
     upper_height: float = 2.0
     lower_rate_weight: float = 1e-3
     upper_rate_weight: float = 5e-3
-    fall: float = 1000.0
+    standing: float = 100.0
 
 
 def double_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: DoublePendulumParams) -> float:
@@ -134,8 +134,8 @@ def double_pendulum_cost(before: Any, u: Any, after: Any, t: int, p: DoublePendu
 
 
 def double_pendulum_planning_cost(before: Any, u: Any, after: Any, t: int, p: DoublePendulumParams) -> float:
-    """Squares of the state and of the control."""
-    return balancing_cost(u, after, p) + (p.fall if double_pendulum_terminated(after, p) else 0.0)
+    """Squares of the state and of the control, against a bonus while the tip is up: the later a fall, the better."""
+    return balancing_cost(u, after, p) - (0.0 if double_pendulum_terminated(after, p) else p.standing)
 
 
 def double_pendulum_terminated(after: Any, p: DoublePendulumParams) -> bool:
@@ -332,7 +332,7 @@ def swimmer() -> MujocoTask:
     return mujoco_task(
         "Swimmer-v5",
         fields=("qpos",),
-        unseen=("qpos[0]",),
+        unseen=("qpos[0]", "qpos[1]", "subtree_com[*, 0]", "subtree_com[*, 1]"),
         cost=forward_cost,
         planning_cost=swimmer_planning_cost,
         planning_fields=("qpos", "subtree_com"),
@@ -368,7 +368,7 @@ class LeggedParams(NamedTuple):
     lean_weight: float = 0.5
     room: float = 0.3
     sink_weight: float = 20.0
-    fall: float = 100.0
+    standing: float = 10.0
     cruise: float = math.inf
 
 
@@ -422,7 +422,7 @@ class HopperParams(NamedTuple):
     lean_weight: float = 0.5
     room: float = 0.5
     sink_weight: float = 20.0
-    fall: float = 100.0
+    standing: float = 10.0
     cruise: float = 2.2
     balance_weight: float = 3.0
     lead_time: float = 0.1
@@ -448,7 +448,7 @@ def hopper() -> MujocoTask:
     return mujoco_task(
         "Hopper-v5",
         fields=("qpos", "qvel"),
-        unseen=("qpos[0]",),
+        unseen=("qpos[0]", "subtree_com[*, 0]", "geom_xpos[*, 0]"),
         cost=legged_cost,
         planning_cost=hopper_planning_cost,
         planning_fields=("qpos", "qvel", "subtree_com", "geom_xpos"),
@@ -490,7 +490,7 @@ class AntParams(NamedTuple):
     healthy_reward: float = 1.0
     lean_weight: float = 1.0
     height_weight: float = 40.0
-    fall: float = 100.0
+    standing: float = 10.0
 
 
 def ant_terminated(after: Any, p: AntParams) -> bool:
@@ -529,7 +529,7 @@ def ant() -> MujocoTask:
     return mujoco_task(
         "Ant-v5",
         fields=("qpos", "qvel", "xpos", "cfrc_ext"),
-        unseen=("qpos[0]", "qpos[1]"),
+        unseen=("qpos[0]", "qpos[1]", "xpos[*, 0]", "xpos[*, 1]"),
         cost=ant_cost,
         planning_cost=ant_planning_cost,
         planning_fields=("qpos", "qvel", "xpos", "xmat"),
@@ -620,7 +620,7 @@ def humanoid() -> MujocoTask:
     return mujoco_task(
         "Humanoid-v5",
         fields=("qpos", "xipos", "xmat", "cfrc_ext"),
-        unseen=("qpos[0]", "qpos[1]"),
+        unseen=("qpos[0]", "qpos[1]", "xpos[*, 0]", "xpos[*, 1]", "subtree_com[*, 0]", "subtree_com[*, 1]"),
         cost=humanoid_cost,
         planning_cost=humanoid_planning_cost,
         planning_fields=("qpos", "xpos", "xmat", "subtree_com"),

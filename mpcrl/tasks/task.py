@@ -38,7 +38,7 @@ class Task:
         `controls_per_plan` and `model` where they are not 1 and the true one.
     angles, unseen : tuple of str
         Of the state's numbers by name, for learned models: those that are angles, and those that the dynamics do not
-        depend on; see `Features`.
+        depend on; see `Features`. "*" stands for any part of a name: "xpos[*, 0]".
     """
 
     name: str

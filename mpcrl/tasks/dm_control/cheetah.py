@@ -25,6 +25,7 @@ def run() -> MujocoTask:
     return suite_task(
         "cheetah-run",
         fields=("sensordata",),
+        unseen=("qpos[0]",),
         cost=run_cost,
         params=lambda model, env: CheetahParams(velocity=int(model.sensor("torso_subtreelinvel").adr[0])),
         preset={

@@ -90,6 +90,7 @@ def stand() -> MujocoTask:
     return suite_task(
         "hopper-stand",
         fields=_FIELDS,
+        unseen=("qpos[0]", "xipos[*, 0]", "subtree_com[*, 0]"),
         cost=stand_cost,
         planning_cost=stand_planning_cost,
         params=_params,
@@ -102,6 +103,7 @@ def hop() -> MujocoTask:
     return suite_task(
         "hopper-hop",
         fields=_FIELDS,
+        unseen=("qpos[0]", "xipos[*, 0]", "subtree_com[*, 0]"),
         cost=hop_cost,
         planning_cost=hop_planning_cost,
         params=_params,

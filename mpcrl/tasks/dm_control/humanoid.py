@@ -62,6 +62,7 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
     return suite_task(
         f"humanoid-{name}",
         fields=("xpos", "xmat", "subtree_com", "sensordata"),
+        unseen=("qpos[0]", "qpos[1]", "xpos[*, 0]", "xpos[*, 1]", "subtree_com[*, 0]", "subtree_com[*, 1]"),
         cost=cost,
         planning_cost=planning_cost,
         params=params,

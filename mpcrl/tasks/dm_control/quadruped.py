@@ -29,6 +29,7 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
     return suite_task(
         f"quadruped-{name}",
         fields=("xmat", "sensordata"),
+        unseen=("qpos[0]", "qpos[1]", "sensordata[33]", "sensordata[34]"),  # the last two of the centre of mass
         cost=cost,
         params=params,
         preset={**COARSE, "budget": 40, "horizon": 20, "iterations": 2, "elites": 5, **preset},

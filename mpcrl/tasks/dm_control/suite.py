@@ -27,6 +27,7 @@ def suite_task(
     params: Any,
     planning_cost: Callable[..., float] | None = None,
     preset: Mapping[str, Any],
+    unseen: tuple[str, ...] = (),
 ) -> MujocoTask:
     """The task `domain-task` of the suite; see `mujoco_task`."""
     return mujoco_task(
@@ -38,6 +39,7 @@ def suite_task(
         current=True,
         episode_steps=_EPISODE_STEPS,
         preset=preset,
+        unseen=unseen,
     )
 
 

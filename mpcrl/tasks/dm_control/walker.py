@@ -49,6 +49,7 @@ def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
     return suite_task(
         f"walker-{name}",
         fields=("xpos", "xmat", "sensordata"),
+        unseen=("qpos[1]", "xpos[*, 0]"),
         cost=cost,
         planning_cost=planning_cost,
         params=params,
