@@ -98,6 +98,7 @@ def source(kind: str, width: int, real: str) -> str:
             " " * 16,
         )
 
+    prior = f" + ({form('rest + 1')}) ** 2" if polynomial else ""
     product = f" + (z0 + {each('z{e} * v{d}[l]', separator=' + ')}) ** 2" if polynomial else ""
     kept = f"k[(g * n + i) * {lanes} + l] = square * value{product}"
     return f"""import numpy as np
@@ -135,7 +136,7 @@ def evaluate(f, table, v, y, k, groups):
                 square = f[rest]
 {points(kept)}
                 for l in range({lanes}):
-                    y[((g * 2 + 1) * outputs + e) * {lanes} + l] = square{f" + ({form('rest + 1')}) ** 2" if polynomial else ""}
+                    y[((g * 2 + 1) * outputs + e) * {lanes} + l] = square{prior}
             else:
 {points("")}
             for j in range(waves):

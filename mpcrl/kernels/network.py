@@ -297,7 +297,7 @@ def _load(b: Any, pointer: Any, kind: Any) -> Any:
 
 
 def _block(activation: str, reads_pairs: bool = False, writes_pairs: bool = False, double: bool = False) -> Any:
-    """The intrinsic block(w, w0, c, c0, h, h0, out, out0, count): pointers, and elements (pairs are one) behind them."""
+    """The intrinsic block(w, w0, c, c0, h, h0, out, out0, count): pointers, and elements (or pairs) behind them."""
     kind = Block(TARGET, activation, reads_pairs, writes_pairs, double)
     real = _F64 if double else _F32
     word, to = (_I32 if pairs else real for pairs in (reads_pairs, writes_pairs))

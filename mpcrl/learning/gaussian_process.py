@@ -5,10 +5,13 @@ On standardised data, with the mean function H w whose weights w have the prior 
     evidence  L = -1/2 r' beta - 1/2 log|K + noise^2 I| - n/2 log 2 pi - |w|^2 / 200,   r = y - H w,  beta = K^-1 r
     gradient  dL/dt = 1/2 tr( (beta beta' - K^-1) dK/dt )                               t a logarithm (GPML, 5.9)
 
-w is the best one for each t, which leaves the gradient as it is. What is maximised is L minus two walls, as PILCO has
+w is the best one for each t, which leaves the gradient as it is. What is maximised is L minus walls, as PILCO has
 them (Deisenroth, McHutchon, Hall, Rasmussen 2013, `hypCurb.m`), which are flat up to shortly before where they stand:
 
-    (log(signal / noise) / log snr)^30  +  sum_d (log(lengthscale_d / std_d) / log 100)^30
+    max(0, log(signal / noise) / log snr)^30  +  sum_d (log(lengthscale_d / std_d) / log 100)^30
+
+and, for the polynomial (b^2 + sum_d t_d^2 v_d v'_d)^2 of inputs over their root mean square, the first of these with
+b^2 + sum_d t_d^2, which is the standard deviation of what it adds, in the place of the signal.
 
 One L-BFGS-B per output and start, outputs in parallel; the distances and products of n^2 elements are kernels, the
 factors LAPACK's. All outputs of n = 300 together take less than half of a second on two cores; gpytorch's gradient, for
@@ -17,6 +20,7 @@ the same optimiser, takes several times as long, and needs torch (`benchmarks/gp
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +38,7 @@ from mpcrl.core.lapack import factorise, invert
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels import covariance
 from mpcrl.learning.replay import checked_seed
-from mpcrl.models.gaussian_process import KERNELS, GaussianProcess
+from mpcrl.models.gaussian_process import KERNELS, SPARSE, GaussianProcess
 
 MEANS = ("zero", "constant", "linear")
 
@@ -42,6 +46,8 @@ _POWER = 30
 _WEIGHTS = 10.0
 """Standard deviation of the prior of the mean function's weights, of standardised data."""
 _BOUNDS = {"lengthscale": (1e-3, 1e3), "signal": (1e-3, 1e3), "noise": (1e-6, 1e2), "tilt": (1e-4, 1e2)}
+_EXPLAINED = 1e-9
+"""Share of the variance below which an input is held for known."""
 _SINGULAR = 1e25
 """In the place of the loss where the covariance is singular in float64: line searches step back from it."""
 
@@ -62,19 +68,30 @@ class GaussianProcessConfig:
         Of L-BFGS-B, from each start.
     snr : float
         Signal over noise beyond which there is a wall, so that covariances stay well conditioned.
+    rows : int
+        Observations that hyper-parameters are found with: of more, so many drawn at random.
+    inducing : int, optional
+        Observed inputs to sum the data up by, beyond as many observations: those that leave the least variance, chosen
+        one after the other (Burt, Rasmussen, van der Wilk 2020). Without it, processes are exact, which takes the cube
+        of the number of observations.
+    sparse : {"fitc", "dtc"}
+        How they sum up; see `GaussianProcess`.
     """
 
     kernel: str = "se"
     mean: str = "zero"
-    starts: int = 2
+    starts: int = 1
     iterations: int = 150
     snr: float = 1000.0
+    rows: int = 1000
+    inducing: int | None = None
+    sparse: str = "fitc"
 
     def __post_init__(self) -> None:
-        for name, known in (("kernel", KERNELS), ("mean", MEANS)):
+        for name, known in (("kernel", KERNELS), ("mean", MEANS), ("sparse", SPARSE)):
             if getattr(self, name) not in known:
                 raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for name in ("starts", "iterations"):
+        for name in ("starts", "iterations", "rows", *(["inducing"] if self.inducing is not None else [])):
             positive_integer(name, getattr(self, name))
         if positive_number("snr", self.snr) <= 20:
             raise InvalidInput(f"snr must be above 20, for optimisation starts at 10; got {self.snr!r}")
@@ -108,13 +125,17 @@ class Evidence:
     config : GaussianProcessConfig
     inputs : ndarray [n, D]
     target : ndarray [n]
+    basis : ndarray [n, D], optional
+        Inputs as the polynomial sees them, whose origin has a meaning; as the others if not given.
 
     Notes
     -----
     Logarithms stand in the order: length scales [D], signal, noise; then tilt [D] and bias of the polynomial.
     """
 
-    def __init__(self, config: GaussianProcessConfig, inputs: np.ndarray, target: np.ndarray) -> None:
+    def __init__(
+        self, config: GaussianProcessConfig, inputs: np.ndarray, target: np.ndarray, basis: np.ndarray | None = None
+    ) -> None:
         count, width = inputs.shape
         self.config, self.inputs, self.target = config, inputs, target
         columns = {"zero": 0, "constant": 1, "linear": 1 + width}[config.mean]
@@ -124,7 +145,8 @@ class Evidence:
         self._gram, self._smooth = np.empty((count, count)), np.empty((count, count))
         self._slopes = np.empty((count, count) if self._kind == covariance.MATERN else (0, 0))
         self._roots = np.empty((count, count) if self._polynomial else (0, 0))
-        self._extended = np.concatenate([np.ones((count, 1)), inputs], axis=1)
+        self._ones = np.ones((count, 1))
+        self._basis = np.concatenate([self._ones, inputs if basis is None else basis], axis=1)
 
     @property
     def size(self) -> int:
@@ -142,7 +164,7 @@ class Evidence:
         gram[:] = smooth
         if self._polynomial:
             stretch = np.exp(np.append(logs[-1], logs[width + 2 : -1]))
-            covariance.add_square(np.ascontiguousarray((self._extended * stretch).T), gram, self._roots)
+            covariance.add_square(np.ascontiguousarray((self._basis * stretch).T), gram, self._roots)
         gram.flat[:: count + 1] += noise**2
         if not factorise(gram):
             return None
@@ -162,10 +184,10 @@ class Evidence:
         first = smooth
         if self._kind == covariance.MATERN:
             covariance.weigh(beta, gram, smooth)
-            gradient[width] = _symmetric(smooth, self._extended[:, :1]).sum()
+            gradient[width] = _symmetric(smooth, self._ones).sum()
             first = self._slopes
         covariance.weigh(beta, gram, first)
-        columns = np.concatenate([self._extended[:, :1], points.T], axis=1)
+        columns = np.concatenate([self._ones, points.T], axis=1)
         products = _symmetric(first, columns)
         if self._kind == covariance.SE:
             gradient[width] = products[:, 0].sum()
@@ -173,7 +195,7 @@ class Evidence:
         gradient[width + 1] = noise**2 * trace
         if self._polynomial:
             covariance.weigh(beta, gram, self._roots)
-            products = (self._extended * _symmetric(self._roots, self._extended)).sum(axis=0)
+            products = (self._basis * _symmetric(self._roots, self._basis)).sum(axis=0)
             slopes = 2 * stretch**2 * products
             gradient[width + 2 :] = np.append(slopes[1:], slopes[0])
         return float(fit), gradient, weights
@@ -185,11 +207,20 @@ class Evidence:
             return _SINGULAR, np.zeros(self.size)
         width = self.inputs.shape[1]
         value, gradient = -found[0], -found[1]
-        ratio, most = logs[width] - logs[width + 1], math.log(self.config.snr)
-        value += (ratio / most) ** _POWER
-        push = _POWER * (ratio / most) ** (_POWER - 1) / most
-        gradient[width] += push
-        gradient[width + 1] -= push
+        most = math.log(self.config.snr)
+        slopes = np.zeros((1 + self._polynomial, self.size))  # of the logarithms of what noise is compared with
+        slopes[0, width] = 1.0
+        sizes = [logs[width]]
+        if self._polynomial:
+            squares = np.exp(2 * logs[width + 2 :])
+            sizes.append(math.log(squares.sum()))
+            slopes[1, width + 2 :] = 2 * squares / squares.sum()
+        for size, slope in zip(sizes, slopes, strict=True):
+            ratio = max(0.0, float(size - logs[width + 1]) / most)
+            value += ratio**_POWER
+            push = _POWER * ratio ** (_POWER - 1) / most
+            gradient += push * slope
+            gradient[width + 1] -= push
         scaled = logs[:width] / math.log(100)
         value += float((scaled**_POWER).sum())
         gradient[:width] += _POWER * scaled ** (_POWER - 1) / math.log(100)
@@ -243,8 +274,12 @@ def fit(
         (targets.shape[1], inputs.shape[1]),
     ):
         raise InvalidInput(f"start must be a process of the kernel {config.kernel!r} over as many inputs and outputs")
-    units = _Units.of(inputs, targets, config.mean)
     seed = checked_seed(seed)
+    few: Any = slice(None)
+    if len(inputs) > config.rows:
+        rng = np.random.Generator(np.random.Philox(key=[seed, targets.shape[1]]))
+        few = np.sort(rng.choice(len(inputs), config.rows, replace=False))
+    units = _Units.of(inputs[few], targets[few], config.mean)
     budget = ThreadBudget.of(threads)
     with ThreadBudget(1).limit():  # of BLAS: outputs take the others
         work = (
@@ -255,7 +290,34 @@ def fit(
         if told:
             told(report)
     parts: dict[str, Any] = {name: np.array([part[name] for part, _ in found]) for name in found[0][0]}
-    return GaussianProcess(kernel=config.kernel, inputs=inputs, targets=targets, **parts)
+    process = GaussianProcess(kernel=config.kernel, inputs=inputs, targets=targets, sparse=config.sparse, **parts)
+    if config.inducing is None or config.inducing >= len(inputs):
+        return process
+    return dataclasses.replace(process, inducing=inputs[spread_out(process, config.inducing)])
+
+
+def spread_out(process: GaussianProcess, count: int) -> np.ndarray:
+    """Indices of observed inputs, each the one of which those before it leave the most variance, over all outputs.
+
+    Fewer than `count` where they leave none.
+    """
+    outputs, inputs = process.outputs, process.inputs
+    left = np.array([process.prior_variance(e, inputs) for e in range(outputs)])
+    prior, explained = left.copy(), np.zeros((outputs, count, len(inputs)))
+    chosen: list[int] = []
+    for step in range(count):
+        share = (left / prior).sum(axis=0)
+        best = int(share.argmax())
+        if share[best] < _EXPLAINED * outputs:
+            break
+        chosen.append(best)
+        for e in range(outputs):
+            if left[e, best] > _EXPLAINED * prior[e, best]:
+                column = process.covariance(e, inputs[best : best + 1], inputs)[0]
+                column -= explained[e, :step, best] @ explained[e, :step]
+                explained[e, step] = column / math.sqrt(left[e, best])
+                left[e] = np.maximum(left[e] - explained[e, step] ** 2, 0)
+    return np.array(chosen)
 
 
 def _finite(name: str, data: Any) -> np.ndarray:
@@ -277,15 +339,18 @@ class _Units(NamedTuple):
 
     center: np.ndarray
     scale: np.ndarray
+    reach: np.ndarray
     level: np.ndarray
     size: np.ndarray
 
     @classmethod
     def of(cls, inputs: np.ndarray, targets: np.ndarray, mean: str) -> _Units:
-        """A zero mean function leaves targets where they are; the polynomial sees inputs from their own origin."""
+        """A zero mean function leaves targets where they are; `reach` is the root mean square of the inputs."""
         level = np.zeros(targets.shape[1]) if mean == "zero" else targets.mean(axis=0)
         size = np.sqrt(((targets - level) ** 2).mean(axis=0))
-        return cls(inputs.mean(axis=0), _spread(inputs.std(axis=0), inputs), level, _spread(size, targets))
+        scale = _spread(inputs.std(axis=0), inputs)
+        reach = _spread(np.sqrt((inputs**2).mean(axis=0)), inputs)
+        return cls(inputs.mean(axis=0), scale, reach, level, _spread(size, targets))
 
 
 def _spread(size: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -306,11 +371,12 @@ def _output(
 ) -> tuple[dict[str, Any], OutputReport]:
     """Hyper-parameters of one output in the data's units, and how they were found."""
     width, polynomial = inputs.shape[1], config.kernel == "se+polynomial"
-    center, scale, level, size = *units[:2], units.level[output], units.size[output]
-    if polynomial:  # whose origin has a meaning
-        center = np.zeros(width)
-    evidence = Evidence(config, (inputs - center) / scale, (targets[:, output] - level) / size)
+    center, scale, level, size = units.center, units.scale, units.level[output], units.size[output]
+    target = (targets[:, output] - level) / size
+    evidence = Evidence(config, (inputs - center) / scale, target, inputs / units.reach)
     ends = [_ascended(evidence, logs) for logs in _starts(config, units, output, start, seed)]
+    if min(end.fun for end in ends) >= _SINGULAR:  # of fewer data, or others: not a start for these
+        ends.append(_ascended(evidence, _starts(config, units, output, None, seed)[0]))
     best = min(ends, key=lambda end: end.fun)
     found = evidence.value(best.x)
     assert found is not None
@@ -326,7 +392,7 @@ def _output(
         "noise": values[width + 1] * size,
         "slope": slope,
         "intercept": level + size * weights[0] - slope @ center,
-        "tilt": tilt * math.sqrt(size) / scale,
+        "tilt": tilt * math.sqrt(size) / units.reach,
         "bias": bias * math.sqrt(size),
     }, OutputReport(
         output, found[0] + shift, tuple(shift - float(e.fun) for e in ends), tuple(int(e.nit) for e in ends)
@@ -354,7 +420,7 @@ def _starts(
         size = units.size[output]
         values = [start.lengthscale[output] / units.scale, [start.signal[output] / size, start.noise[output] / size]]
         if config.kernel == "se+polynomial":
-            values += [start.tilt[output] * units.scale / math.sqrt(size), [start.bias[output] / math.sqrt(size)]]
+            values += [start.tilt[output] * units.reach / math.sqrt(size), [start.bias[output] / math.sqrt(size)]]
         low = np.exp(bounds[:, 0])
         found = [np.log(np.maximum(np.concatenate(values), low))]
     rng = np.random.Generator(np.random.Philox(key=[seed, output]))

@@ -13,11 +13,11 @@ Output e of E, all independent and over the same inputs v [D] (Rasmussen and Wil
 
 The variance is that of f, the latent function; of an observation it is noise_e^2 more.
 
-With m inducing inputs Z in the place of the observations' own (Quinonero-Candela, Rasmussen 2005), V' = L^-1 k(Z, V) and
-L L' = k(Z, Z):
+With m inducing inputs Z in the place of the observations' own (Quinonero-Candela and Rasmussen 2005):
 
-    s_i = noise^2 ("dtc"), and k(v_i, v_i) - |V'_i|^2 more ("fitc");   B = I + V' diag(s)^-1 V''
-    beta = L'^-1 B^-1 V' diag(s)^-1 (y - m(V)),   variance = k(v, v) - k(v, Z) L'^-1 (I - B^-1) L^-1 k(Z, v)
+    L L' = k(Z, Z),   A = L^-1 k(Z, V),   B = I + A S^-1 A'
+    S = diag(s),   s_i = noise^2 ("dtc"), and k(v_i, v_i) - |A_i|^2 more ("fitc")
+    beta = L'^-1 B^-1 A S^-1 (y - m(V)),   variance = k(v, v) - k(v, Z) L'^-1 (I - B^-1) L^-1 k(Z, v)
 
 So whatever the data are summed up by, what predicts is the same: centers, `beta`, and a lower triangle `root`:
 
@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import scipy.linalg
@@ -249,7 +249,7 @@ class GaussianProcess:
         return self.beta[output] + (random - scipy.linalg.cho_solve((part.factor, True), drawn.T)).T
 
     def append(self, inputs: np.ndarray, targets: np.ndarray) -> Self:
-        """The same processes conditioned on more observations [m, D], [m, E]; hyper-parameters and inducing inputs stay.
+        """The same processes conditioned on more observations [m, D], [m, E]; all else stays as it is.
 
         The factor of an exact process grows by m rows, in O(n^2 m).
         """
@@ -290,9 +290,9 @@ class GaussianProcess:
         DamagedExport
         """
         try:
-            about = from_json(files["gaussian_process.json"], "gaussian_process.json")
-            arrays = from_safetensors(files["gaussian_process.safetensors"], "gaussian_process.safetensors")
-            return cls(**about, **arrays)
+            values: dict[str, Any] = from_json(files["gaussian_process.json"], "gaussian_process.json")
+            values |= from_safetensors(files["gaussian_process.safetensors"], "gaussian_process.safetensors")
+            return cls(**values)
         except (KeyError, TypeError, InvalidInput) as error:
             if isinstance(error, DamagedExport):
                 raise

@@ -86,7 +86,7 @@ def draw(process: GaussianProcess, count: int, *, waves: int = 256, seed: int = 
 
 
 def _summed(process: GaussianProcess, coefficient: np.ndarray) -> np.ndarray:
-    """sum_i c_i z_i z_i' [..., E, 1+D, 1+D] of coefficients [..., E, m]: the polynomial part of covariances as a form."""
+    """sum_i c_i z_i z_i' [..., E, 1+D, 1+D] of coefficients [..., E, m]: the polynomial part, as a form."""
     if process.kernel != "se+polynomial":
         return np.zeros((*coefficient.shape[:-1], *[process.inputs.shape[1] + 1] * 2))
     z = _polynomials(process)

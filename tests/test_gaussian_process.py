@@ -1,0 +1,339 @@
+"""Gaussian processes: the evidence and its gradient, fits of any data, and kernels beside their slow twins."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpcrl.core.bundle import to_json
+from mpcrl.core.errors import DamagedExport, InvalidInput
+from mpcrl.learning.gaussian_process import MEANS, Evidence, GaussianProcessConfig, OutputReport, fit, spread_out
+from mpcrl.models.gaussian_process import KERNELS, GaussianProcess
+from mpcrl.models.gp_functions import Draws, Predictor, draw
+
+
+def process(kernel: str = "se", n: int = 30, width: int = 3, outputs: int = 2, **more: Any) -> GaussianProcess:
+    """Processes of some numbers, conditioned on data far from the origin."""
+    rng = np.random.default_rng(n)
+    inputs = rng.normal(size=(n, width)) * 2 + 3
+    polynomial = float(kernel == "se+polynomial")
+    return GaussianProcess(
+        kernel=kernel,
+        inputs=inputs,
+        targets=np.sin(inputs @ rng.normal(size=(width, outputs))) + 0.05 * rng.normal(size=(n, outputs)),
+        lengthscale=rng.uniform(1, 3, (outputs, width)),
+        signal=rng.uniform(0.5, 2, outputs),
+        noise=rng.uniform(0.05, 0.1, outputs),
+        slope=rng.normal(size=(outputs, width)),
+        intercept=rng.normal(size=outputs),
+        tilt=polynomial * rng.uniform(0.05, 0.3, (outputs, width)),
+        bias=polynomial * rng.uniform(0.1, 0.3, outputs),
+        **more,
+    )
+
+
+def queries(count: int = 70, width: int = 3) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(count, width)) * 3 + 3
+
+
+# ---- the evidence ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("kernel", "mean"), list(itertools.product(KERNELS, MEANS)))
+def test_the_evidence_and_its_gradient(kernel: str, mean: str) -> None:
+    """Against the density of the data under dense matrices, and against differences of fourth order."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(25, 3))
+    target = np.sin(inputs[:, 0]) + inputs[:, 1] + 0.1 * rng.normal(size=25)
+    evidence = Evidence(GaussianProcessConfig(kernel=kernel, mean=mean), inputs, target)
+    logs = 0.3 * rng.normal(size=evidence.size) - 1.5 * (np.arange(evidence.size) == 4)
+    found = evidence.value(logs)
+    assert found is not None
+    value, gradient, weights = found[0], found[1].copy(), found[2]
+
+    def at(shift: np.ndarray) -> float:
+        moved = evidence.value(logs + shift)
+        assert moved is not None
+        return moved[0]
+
+    steps = 1e-5 * np.eye(evidence.size)
+    differences = [(8 * (at(s) - at(-s)) - (at(2 * s) - at(-2 * s))) / 12e-5 for s in steps]
+    np.testing.assert_allclose(gradient, differences, atol=1e-8 * np.abs(gradient).max())
+
+    values = np.exp(logs)
+    polynomial = kernel == "se+polynomial"
+    twin = GaussianProcess(
+        kernel=kernel, inputs=inputs, targets=target[:, None], lengthscale=values[None, :3], signal=values[3:4],
+        noise=values[4:5], slope=np.zeros((1, 3)), intercept=np.zeros(1),
+        tilt=values[None, 5:8] if polynomial else np.zeros((1, 3)), bias=values[8:] if polynomial else np.zeros(1),
+    )  # fmt: skip
+    covariance = twin.covariance(0, inputs, inputs) + values[4] ** 2 * np.eye(25)
+    away = target - np.column_stack([np.ones(25), inputs])[:, : weights.size] @ weights
+    density = away @ np.linalg.solve(covariance, away) + np.linalg.slogdet(2 * math.pi * covariance)[1]
+    assert value == pytest.approx(-0.5 * density - 0.005 * weights @ weights, rel=1e-10)
+
+
+def test_a_fit_finds_what_the_data_were_drawn_from() -> None:
+    """An input that does not matter, the noise, and the mean function, in the data's own units."""
+    rng = np.random.default_rng(3)
+    inputs = rng.uniform(-3, 3, (200, 2)) * [1.0, 100.0] + [5.0, 1000.0]
+    targets = 1e-3 * (np.sin(2 * inputs[:, :1]) + 0.1 * rng.normal(size=(200, 1)))
+    reports: list[OutputReport] = []
+    found = fit(inputs, targets, told=reports.append)
+    assert found.noise[0] == pytest.approx(1e-4, rel=0.2)
+    assert found.lengthscale[0, 0] < 3 and found.lengthscale[0, 1] > 2000
+    apart = found.predict(np.array([[5.5, 900.0]])).mean[0, 0]
+    assert apart == pytest.approx(1e-3 * math.sin(11.0), abs=2e-4)
+    (report,) = reports
+    whole = found.covariance(0, inputs, inputs) + found.noise[0] ** 2 * np.eye(200)
+    density = targets[:, 0] @ np.linalg.solve(whole, targets[:, 0]) + np.linalg.slogdet(2 * math.pi * whole)[1]
+    assert report.evidence == pytest.approx(-0.5 * density, rel=1e-9)
+    line = fit(inputs, targets + inputs @ [[0.1], [0.02]] + 7.0, GaussianProcessConfig(mean="linear"))
+    np.testing.assert_allclose(line.slope[0], [0.1, 0.02], atol=1e-3)
+
+
+def test_more_starts_never_end_lower_and_a_start_is_kept() -> None:
+    rng = np.random.default_rng(5)
+    inputs = rng.normal(size=(40, 2))
+    targets = np.sin(3 * inputs) + 0.1 * rng.normal(size=(40, 2))
+    reports: list[OutputReport] = []
+    first = fit(inputs, targets, GaussianProcessConfig(starts=1), told=reports.append)
+    more = fit(inputs, targets, GaussianProcessConfig(starts=4), told=reports.append)
+    assert [r.output for r in reports] == [0, 1, 0, 1] and len(reports[2].ends) == 4
+    for one, four in zip(reports[:2], reports[2:], strict=True):
+        assert max(four.ends) >= one.ends[0] == four.ends[0]
+    again = fit(inputs, targets, GaussianProcessConfig(iterations=1), start=more)
+    np.testing.assert_allclose(again.lengthscale, more.lengthscale, rtol=0.2)
+    alone = fit(inputs, targets, GaussianProcessConfig(starts=1), threads=1)
+    np.testing.assert_array_equal(first.lengthscale, alone.lengthscale)
+
+
+def strange(case: int, most: int) -> tuple[np.ndarray, np.ndarray, GaussianProcessConfig]:
+    """Data that have made others' Cholesky factors fail: one of many kinds by its number."""
+    rng = np.random.default_rng(case)
+    n, width, outputs = int(np.exp(rng.uniform(0, np.log(most + 0.5)))), int(rng.integers(1, 6)), 2
+    inputs = rng.normal(size=(n, width)) * 10.0 ** rng.uniform(-4, 4, width) + 10.0 ** rng.uniform(-4, 4)
+    if case % 3 == 0:
+        inputs = inputs[rng.integers(0, max(1, n // 4), n)]
+    if case % 5 == 0:
+        inputs[:, 0] = inputs[0, 0]
+    size, noise = 10.0 ** rng.uniform(-4, 4), 10.0 ** rng.choice([-5, -2, 0])
+    smooth = np.sin((inputs - inputs.mean(axis=0)) / (inputs.std(axis=0) + 1e-9)).sum(axis=1, keepdims=True)
+    targets = size * (smooth + noise * rng.normal(size=(n, outputs)))
+    if case % 4 == 0:
+        targets[:, 1] = rng.choice([0.0, 1.0, -3e4])
+    settings = {"kernel": KERNELS[case % 7 % 3], "mean": MEANS[case % 11 % 3], "iterations": 25}
+    if case % 6 == 1:
+        settings |= {"inducing": max(1, n // 3), "sparse": ("dtc", "fitc")[case % 2]}
+    return inputs, targets, GaussianProcessConfig(**settings)
+
+
+def check_strange(case: int, most: int) -> None:
+    inputs, targets, config = strange(case, most)
+    found = fit(inputs, targets, config, threads=1)
+    seen = np.concatenate([inputs[:5], inputs[:5] + 3 * (inputs.std(axis=0) + 1e-3)])
+    mean, variance = found.predict(seen)
+    assert np.isfinite(mean).all() and np.isfinite(variance).all() and (variance >= 0).all()
+    n = len(inputs)
+    if n > 1:
+        part = fields_of(found) | {"inputs": inputs[: n - n // 2], "targets": targets[: n - n // 2]}
+        grown = GaussianProcess(**part).append(inputs[n - n // 2 :], targets[n - n // 2 :])
+        other = grown.predict(seen)
+        np.testing.assert_allclose(
+            other.mean, mean, rtol=1e-9, atol=1e-9 * (np.abs(targets).max() + found.signal.max())
+        )
+        np.testing.assert_allclose(
+            other.variance, variance, atol=1e-9 * variance.max() + 1e-9 * found.signal.max() ** 2
+        )
+
+
+def fields_of(found: GaussianProcess) -> dict[str, Any]:
+    return {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+
+
+def test_strange_data_are_fitted() -> None:
+    for case in range(36):
+        check_strange(case, 60)
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("block", range(20))
+def test_a_thousand_strange_data_are_fitted(block: int) -> None:
+    for case in range(50 * block, 50 * block + 50):
+        check_strange(case, 1000)
+
+
+def test_bad_data_and_settings_are_refused() -> None:
+    inputs, targets = np.zeros((5, 2)), np.zeros((5, 1))
+    inputs[3, 1] = np.nan
+    with pytest.raises(InvalidInput, match=r"1 of 5 rows are not; the first is row 3: \[0.0, nan\]"):
+        fit(inputs, targets)
+    with pytest.raises(InvalidInput, match="as many rows"):
+        fit(np.zeros((4, 2)), targets)
+    with pytest.raises(InvalidInput, match="must be a matrix"):
+        fit(np.zeros(5), targets)
+    with pytest.raises(InvalidInput, match="start must be"):
+        fit(np.zeros((5, 2)), targets, start=process())
+    settings: list[tuple[dict[str, Any], str]] = [
+        ({"kernel": "rbf"}, "kernel must be one of"),
+        ({"mean": "cubic"}, "mean must be one of"),
+        ({"starts": 0}, "starts must be"),
+        ({"snr": 3.0}, "snr must be above"),
+        ({"inducing": 0}, "inducing must be"),
+        ({"sparse": "vfe"}, "sparse must be"),
+    ]
+    for wrong, message in settings:
+        with pytest.raises(InvalidInput, match=message):
+            GaussianProcessConfig(**wrong)
+
+
+# ---- inducing inputs -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("sparse", ["fitc", "dtc"])
+def test_all_inputs_as_inducing_ones_predict_exactly(kernel: str, sparse: str) -> None:
+    exact = process(kernel)
+    summed = dataclasses.replace(exact, inducing=exact.inputs, sparse=sparse)
+    wanted, found = exact.predict(queries()), summed.predict(queries())
+    np.testing.assert_allclose(found.mean, wanted.mean, atol=1e-5)
+    np.testing.assert_allclose(found.variance, wanted.variance, atol=1e-5)
+
+
+@pytest.mark.parametrize("sparse", ["fitc", "dtc"])
+def test_inducing_inputs_against_the_dense_formulas(sparse: str) -> None:
+    """Quinonero-Candela and Rasmussen 2005, equations 20 and 24, with matrices of all observations."""
+    whole = process(n=40)
+    found = dataclasses.replace(whole, inducing=whole.inputs[::4] + 0.1, sparse=sparse)
+    assert found.inducing is not None
+    for e in range(2):
+        within = found.covariance(e, found.inducing, found.inducing)
+        within += 1e-10 * np.diag(np.diag(within))
+
+        def through(a: np.ndarray, b: np.ndarray, e: int = e, within: np.ndarray = within) -> np.ndarray:
+            ends = (found.covariance(e, a, found.inducing), found.covariance(e, found.inducing, b))
+            return ends[0] @ np.linalg.solve(within, ends[1])
+
+        seen = through(whole.inputs, whole.inputs) + whole.noise[e] ** 2 * np.eye(40)
+        if sparse == "fitc":
+            seen += np.diag(
+                np.diag(whole.covariance(e, whole.inputs, whole.inputs) - through(whole.inputs, whole.inputs))
+            )
+        cross = through(queries(), whole.inputs)
+        away = (whole.targets - whole.prior_mean(whole.inputs))[:, e]
+        mean = whole.prior_mean(queries())[:, e] + cross @ np.linalg.solve(seen, away)
+        variance = whole.signal[e] ** 2 - np.einsum("ij,ji->i", cross, np.linalg.solve(seen, cross.T))
+        np.testing.assert_allclose(found.predict(queries()).mean[:, e], mean, atol=1e-7)
+        np.testing.assert_allclose(found.predict(queries()).variance[:, e], variance, atol=1e-7)
+
+
+def test_many_observations_are_summed_up() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.uniform(-3, 3, (1500, 2))
+    targets = np.sin(inputs[:, :1]) * np.cos(inputs[:, 1:]) + 0.1 * rng.normal(size=(1500, 1))
+    found = fit(inputs, targets, GaussianProcessConfig(inducing=60, rows=200))
+    assert found.inducing is not None and len(found.inducing) == 60
+    away = found.predict(inputs[:300]).mean - np.sin(inputs[:300, :1]) * np.cos(inputs[:300, 1:])
+    assert np.sqrt((away**2).mean()) < 0.03
+    chosen = spread_out(process(n=50), 50)
+    assert len(set(chosen.tolist())) == len(chosen)
+    twice = dataclasses.replace(
+        process(n=30), **{k: np.repeat(getattr(process(n=30), k), 2, 0) for k in ("inputs", "targets")}
+    )
+    assert len(spread_out(twice, 60)) <= 30
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("precision", "error"), [("float64", 1e-10), ("float32", 2e-4)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_kernel_predicts_as_its_slow_twin(kernel: str, precision: str, error: float) -> None:
+    """For numbers of points that fill panels and that do not, and any number of queries."""
+    for n, count in ((30, 70), (1, 1), (7, 65)):
+        for more in ({}, {"inducing": queries(n)}):
+            slow = process(kernel, n, **more)
+            fast = Predictor(slow, precision=precision, variance=True)
+            wanted, found = slow.predict(queries(count)), fast.predict(queries(count))
+            np.testing.assert_allclose(found.mean, wanted.mean, atol=error)
+            np.testing.assert_allclose(found.variance, wanted.variance, atol=error)
+            np.testing.assert_allclose(fast.mean(queries(count)[:, None], threads=1)[:, 0], found.mean, atol=error)
+    assert slow.prior_mean(queries()).shape == (70, 2)
+
+
+def test_float32_variances_stay_variances_where_there_is_little_noise() -> None:
+    slow = dataclasses.replace(process(n=200), noise=np.full(2, 2e-3), signal=np.ones(2))
+    wanted = slow.predict(queries(500)).variance
+    found = Predictor(slow, precision="float32", variance=True).predict(queries(500)).variance
+    assert (found >= 0).all()
+    np.testing.assert_allclose(found, wanted, atol=5e-5)
+
+
+def twin(slow: GaussianProcess, draws: Draws, inputs: np.ndarray) -> np.ndarray:
+    """Functions [P, N, E] at inputs [N, D], as `Draws` says."""
+    found = np.empty((len(draws.phase), len(inputs), slow.outputs))
+    smooth = dataclasses.replace(slow, kernel="se") if slow.kernel == "se+polynomial" else slow
+    for p, e in itertools.product(range(len(draws.phase)), range(slow.outputs)):
+        z = np.column_stack([np.full(len(inputs), slow.bias[e]), inputs * slow.tilt[e]])
+        found[p, :, e] = slow.prior_mean(inputs)[:, e] + np.einsum("ni,ij,nj->n", z, draws.form[p, e], z)
+        found[p, :, e] += smooth.covariance(e, inputs, slow.centers) @ draws.coefficient[p, e]
+        found[p, :, e] += np.cos(inputs @ draws.frequency[p, e].T + draws.phase[p, e]) @ draws.amplitude[p, e]
+    return found
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("inducing", [None, 12])
+def test_drawn_functions_are_distributed_as_the_process(kernel: str, inducing: int | None) -> None:
+    """Mean and variance over functions, within five standard errors; the kernel as its twin; at data near them."""
+    slow = process(kernel, 15, inducing=None if inducing is None else queries(inducing))
+    draws = draw(slow, 600, waves=32, seed=4)
+    values = Predictor(slow, draws=draws).mean(queries(40)[None])
+    few = Draws(**{f.name: getattr(draws, f.name)[:3] for f in dataclasses.fields(draws)})
+    np.testing.assert_allclose(values[:3], twin(slow, few, queries(40)), atol=1e-8)
+    wanted = slow.predict(queries(40))
+    deviation = np.sqrt(wanted.variance)
+    assert (np.abs(values.mean(axis=0) - wanted.mean) < 5 * deviation / math.sqrt(600)).all()
+    np.testing.assert_allclose(values.var(axis=0) / wanted.variance, 1, atol=5 * math.sqrt(3 / 600))
+    if inducing is None:
+        there = Predictor(slow, draws=draws, precision="float32").mean(np.tile(slow.inputs, (600, 1, 1)))
+        assert (np.abs(there - slow.targets) < 6 * slow.noise).all()
+    same, other = draw(slow, 600, waves=32, seed=4), draw(slow, 600, waves=32, seed=5)
+    np.testing.assert_array_equal(same.coefficient, draws.coefficient)
+    assert not np.array_equal(other.coefficient, draws.coefficient)
+
+
+def test_bad_queries_are_refused() -> None:
+    slow = process()
+    with pytest.raises(InvalidInput, match=r"must have the shape \[..., 3\]"):
+        Predictor(slow).mean(np.zeros((4, 2)))
+    with pytest.raises(InvalidInput, match=r"\[5 or 1, N, 3\]"):
+        Predictor(slow, draws=draw(slow, 5)).mean(np.zeros((4, 2, 3)))
+    with pytest.raises(InvalidInput, match="variance=True"):
+        Predictor(slow).predict(queries())
+    with pytest.raises(InvalidInput, match="precision"):
+        Predictor(slow, precision="float16")
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("more", [{}, {"inducing": queries(5), "sparse": "dtc"}])
+def test_files_are_the_process(more: dict[str, Any]) -> None:
+    whole = process(**more)
+    again = GaussianProcess.of_files(whole.files())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(again.predict(queries()).variance, whole.predict(queries()).variance)
+    for name, value in fields_of(whole).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+
+
+def test_damaged_files_are_refused() -> None:
+    files = process().files()
+    for wrong in (
+        {},
+        {"gaussian_process.json": files["gaussian_process.json"]},
+        files | {"gaussian_process.json": to_json({"kernel": "rbf", "sparse": "fitc"})},
+        files | {"gaussian_process.json": to_json({"kernel": "se", "sparse": "fitc", "more": 1})},
+        files | {"gaussian_process.safetensors": files["gaussian_process.safetensors"][:-8]},
+    ):
+        with pytest.raises(DamagedExport):
+            GaussianProcess.of_files(wrong)
