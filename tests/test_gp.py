@@ -61,7 +61,7 @@ def test_it_predicts_the_pendulum() -> None:
     true = Analytic(TASK).rollout(START, CONTROLS, 0, TASK.params)
     found = GP(TASK, PROCESS, propagation="mean").rollout(START, CONTROLS, 0, TASK.params)
     assert np.abs(found - true).max() < 0.15
-    assert np.corrcoef(costs(GP(TASK, PROCESS)), costs(Analytic(TASK)))[0, 1] > 0.99
+    assert np.corrcoef(costs(GP(TASK, PROCESS)), costs(Analytic(TASK)))[0, 1] > 0.95
 
 
 @pytest.mark.parametrize(("precision", "error"), [("float64", 1e-4), ("float32", 1e-2)])

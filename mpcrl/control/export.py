@@ -308,7 +308,7 @@ def _model_fields(model: Model, task: Task) -> dict[str, Any]:
     if _model_files(model) and model.task is task:  # type: ignore[attr-defined]
         return {"type": kind}
     raise InvalidInput(
-        f"this {kind} cannot be exported: the task's own model can, with another dtype or coarse, an ensemble, and a GP; "
+        f"this {kind} cannot be exported: the task's own model can, with another dtype or coarse, an ensemble, a GP; "
         "scenarios, and a risk over them, cannot"
     )
 

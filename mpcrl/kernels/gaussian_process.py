@@ -193,7 +193,7 @@ def evaluate(f, table, v, y, y0, k, groups):
                 for l in range({lanes}):
                     q = y0 + ((g * 2 + 1) * outputs + e) * {lanes} + l
                     y[q] = max(y[q], {real}(0))
-    return 1
+    return np.int64(1)
 
 
 @kernel
@@ -217,7 +217,7 @@ def forward(f, biases, table, layers, v, a, b, out, groups):
                 if spread:
                     variance += b[results + (at + outputs + e) * {lanes} + j % {lanes}]
                 out[(g * rows + outputs + e) * {TARGET.width} + j] = -math.log(variance)
-    return 1
+    return np.int64(1)
 """
 
 
