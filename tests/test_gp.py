@@ -29,8 +29,14 @@ from mpcrl.tasks.features import features_of
 from mpcrl.tasks.registry import make_task
 from mpcrl.tasks.task import AnalyticTask
 
-TASK = make_task("pendulum-swingup")
-assert isinstance(TASK, AnalyticTask)
+
+def pendulum() -> AnalyticTask:
+    task = make_task("pendulum-swingup")
+    assert isinstance(task, AnalyticTask)
+    return task
+
+
+TASK = pendulum()
 FEATURES = features_of(TASK)
 H, N = 12, 70
 START = np.array([2.5, 0.3])
@@ -167,15 +173,16 @@ assert not {{"torch", "gpytorch", "mujoco"}} & set(sys.modules)"""
 
 
 def test_bad_arguments_are_refused() -> None:
-    for arguments, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"propagation": "ts1"}, "propagation must be one of"),
         ({"precision": "bf16"}, "precision must be"),
         ({"particles": 0}, "particles must be"),
         ({"noise": "some"}, "noise must be one of"),
         ({"waves": 0}, "waves must be"),
         ({"seed": -1}, "seed must be"),
-    ):
+    ]
+    for arguments, message in wrong:
         with pytest.raises(InvalidInput, match=message):
-            GP(TASK, PROCESS, **arguments)  # type: ignore[arg-type]
+            GP(TASK, PROCESS, **arguments)
     with pytest.raises(InvalidInput, match="needs processes of 4 inputs and 2 outputs, got"):
         GP(TASK, fit(np.zeros((3, 2)), np.zeros((3, 2))))
