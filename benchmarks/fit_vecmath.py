@@ -56,6 +56,10 @@ def expm1_tail(f: mp.mpf) -> mp.mpf:
     return mp.expm1(f) / f if f else mp.mpf(1)
 
 
+def exp2_tail(f: mp.mpf) -> mp.mpf:
+    return (mp.mpf(2) ** f - 1) / f if f else mp.log(2)
+
+
 def log1p_over(m: mp.mpf) -> mp.mpf:
     return mp.log1p(m) / m if m else mp.mpf(1)
 
@@ -65,6 +69,7 @@ def cos_tail(s: mp.mpf) -> mp.mpf:
 
 
 def main() -> None:
+    half = mp.mpf("0.50001")
     tiny, half_log2 = mp.mpf("1e-6"), mp.log(2) / 2 * mp.mpf("1.0001")
     cot = (lambda s: (mp.sqrt(s) / mp.tan(mp.sqrt(s)) - 1) / s), (lambda s: s * mp.tan(mp.sqrt(s)) / mp.sqrt(s))
     octant, root = (mp.pi / 4) ** 2, mp.sqrt(2) * mp.mpf("1.001")
@@ -73,6 +78,7 @@ def main() -> None:
         "sin": (in_square(mp.sin), tiny, mp.mpf("1.6") ** 2, (3, 6)),
         "cot": (cot, tiny, mp.mpf("0.786") ** 2, (3, 7)),
         "expm1": ((expm1_tail, lambda f: 1 / expm1_tail(f)), -half_log2, half_log2, (5, 9)),
+        "decay": ((exp2_tail, lambda f: 1 / exp2_tail(f)), -half, half, (4, 9)),
         "log": (in_square(lambda q: 2 * mp.atanh(q), 2), tiny, mp.mpf("0.1716") ** 2, (2, 5)),
         "asin": (in_square(mp.asin), tiny, mp.mpf("0.2501"), (4, 10)),
         "atan": (in_square(mp.atan), tiny, mp.mpf(1), (6, 17)),

@@ -25,6 +25,9 @@ _HOMES = {
     "EnsembleConfig": "mpcrl.learning.ensemble",
     "Fault": "mpcrl.control.realtime",
     "DamagedExport": "mpcrl.core.errors",
+    "GP": "mpcrl.models.gp",
+    "GaussianProcess": "mpcrl.models.gaussian_process",
+    "GaussianProcessConfig": "mpcrl.learning.gaussian_process",
     "MpcrlError": "mpcrl.core.errors",
     "MuJoCo": "mpcrl.models.mujoco",
     "MujocoTask": "mpcrl.tasks.mujoco_task",
@@ -57,6 +60,7 @@ _HOMES = {
 _ROOMS = ("agents", "control", "core", "experiments", "learning", "models", "planners", "tasks")
 
 __all__ = [
+    "GP",
     "PETS",
     "Analytic",
     "AnalyticTask",
@@ -66,6 +70,8 @@ __all__ = [
     "Ensemble",
     "EnsembleConfig",
     "Fault",
+    "GaussianProcess",
+    "GaussianProcessConfig",
     "MpcrlError",
     "MuJoCo",
     "MujocoTask",
@@ -117,9 +123,12 @@ if _typing.TYPE_CHECKING:
     from mpcrl.experiments.run import run_task
     from mpcrl.experiments.training import train
     from mpcrl.learning.ensemble import EnsembleConfig
+    from mpcrl.learning.gaussian_process import GaussianProcessConfig
     from mpcrl.learning.replay import Replay
     from mpcrl.models.analytic import Analytic
     from mpcrl.models.ensemble import Ensemble
+    from mpcrl.models.gaussian_process import GaussianProcess
+    from mpcrl.models.gp import GP
     from mpcrl.models.mujoco import MuJoCo
     from mpcrl.tasks.constraints import barrier, penalty
     from mpcrl.tasks.environment import TaskEnv

@@ -161,7 +161,7 @@ def paths_of(network: Network, members: np.ndarray, start: np.ndarray, controls:
     states = [np.broadcast_to(start, (len(members), len(controls), start.size))]
     for h in range(controls.shape[1]):
         means = [network.predict(states[-1][p], controls[:, h]).mean[e] for p, e in enumerate(members[:, h])]
-        states.append(network.next_states(states[-1], np.array(means)))
+        states.append(network.features.next_states(states[-1], np.array(means)))
     return np.stack(states, axis=2)
 
 
@@ -406,7 +406,7 @@ def test_mean_goes_by_the_mean_of_all_members() -> None:
     x = np.broadcast_to(START, (100, 4))
     expected = [x]
     for h in range(H):
-        x = network.next_states(x, network.predict(x, CONTROLS[:, h]).mean[[1, 2, 4]].mean(axis=0))
+        x = network.features.next_states(x, network.predict(x, CONTROLS[:, h]).mean[[1, 2, 4]].mean(axis=0))
         expected.append(x)
     path = model.sampled(START, CONTROLS)
     assert path.shape == (1, 100, H + 1, 4)

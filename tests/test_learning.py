@@ -319,7 +319,7 @@ def test_a_linear_system_is_recovered_with_its_noise():
     rng = np.random.default_rng(5)
     x, u = rng.uniform(-0.5, 0.5, (200, 2)), rng.uniform(-1, 1, (200, 1))
     predicted = network.predict(x, u)
-    following = network.next_states(x, predicted.mean.mean(axis=0))
+    following = network.features.next_states(x, predicted.mean.mean(axis=0))
     assert np.sqrt(np.mean((following - x @ A.T - u * B) ** 2, axis=0)) == pytest.approx(np.zeros(2), abs=0.03)
     assert np.sqrt((predicted.std**2).mean(axis=(0, 1))) == pytest.approx(noise, rel=0.1)
 

@@ -269,9 +269,20 @@ def test_nothing_compiles_when_the_functions_are_made(dtype: str) -> None:
     assert not any(function.signatures for function in vecmath._build.__wrapped__(dtype).values())
 
 
+@pytest.mark.parametrize(("dtype", "error", "least"), [("float32", 3e-7, 126), ("float64", 1e-15, 1022)])
+def test_decay_is_a_power_of_two(dtype: str, error: float, least: int) -> None:
+    x = np.concatenate([np.random.default_rng(0).uniform(0, least, 5000), np.linspace(0, 3, 999), [0.5, least]]).astype(
+        dtype
+    )
+    found = lanes(dtype)(x)["decay"].astype(np.longdouble)
+    np.testing.assert_allclose(found, np.exp2(-x.astype(np.longdouble)), rtol=error)
+    ends = lanes(dtype)(np.array([0.0, np.inf, np.nan]))["decay"]
+    assert ends[0] == 1 and ends[1] == 2.0**-least and np.isnan(ends[2])
+
+
 def test_names_and_types() -> None:
     for dtype in (*TYPES, np.float32, np.dtype(np.float64)):
-        assert set(vecmath.lane_functions(dtype)) == set(vecmath.PLAIN_TO_LANE.values())
+        assert set(vecmath.lane_functions(dtype)) == {*vecmath.PLAIN_TO_LANE.values(), "decay"}
     assert vecmath.PLAIN_TO_LANE[math.atan2] == "atan2"
     with pytest.raises(InvalidInput, match="float16"):
         vecmath.lane_functions(np.float16)

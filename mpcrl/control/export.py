@@ -308,7 +308,7 @@ def _model_fields(model: Model, task: Task) -> dict[str, Any]:
     if _model_files(model) and model.task is task:  # type: ignore[attr-defined]
         return {"type": kind}
     raise InvalidInput(
-        f"this {kind} cannot be exported: the task's own model can, with another dtype or coarse, and an ensemble; "
+        f"this {kind} cannot be exported: the task's own model can, with another dtype or coarse, an ensemble, a GP; "
         "scenarios, and a risk over them, cannot"
     )
 
@@ -316,8 +316,9 @@ def _model_fields(model: Model, task: Task) -> dict[str, Any]:
 def _model_files(model: Model) -> dict[str, bytes]:
     """The files of a learned model by name; none of any other."""
     from mpcrl.models.ensemble import Ensemble
+    from mpcrl.models.gp import GP
 
-    return model.files() if type(model) is Ensemble else {}
+    return model.files() if isinstance(model, Ensemble | GP) and type(model) in (Ensemble, GP) else {}
 
 
 def _model(written: Any, task: Task, contents: Mapping[str, bytes]) -> Model:
@@ -328,11 +329,13 @@ def _model(written: Any, task: Task, contents: Mapping[str, bytes]) -> Model:
 
         if written["type"] == "MuJoCo" and isinstance(written["coarse"], bool):
             return MuJoCo(task, coarse=written["coarse"])
-    if written == {"type": "Ensemble"}:
+    if written in ({"type": "Ensemble"}, {"type": "GP"}):
         from mpcrl.models.ensemble import Ensemble
+        from mpcrl.models.gp import GP
 
+        kind: type[Ensemble] | type[GP] = Ensemble if written["type"] == "Ensemble" else GP
         prefix = "model/"
-        return Ensemble.of_files(task, {n.removeprefix(prefix): d for n, d in contents.items() if n.startswith(prefix)})
+        return kind.of_files(task, {n.removeprefix(prefix): d for n, d in contents.items() if n.startswith(prefix)})
     raise DamagedExport(f"controller.json: task {task.name!r} has no such model: {short(written)}")
 
 

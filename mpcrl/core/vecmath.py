@@ -63,7 +63,7 @@ the others one."""
 
 
 def lane_functions(dtype: Any) -> Mapping[str, Any]:
-    """The SIMD functions of one floating-point type, as Numba dispatchers by name (the values of `PLAIN_TO_LANE`).
+    """The SIMD functions of one floating-point type, as Numba dispatchers by name: those of `PLAIN_TO_LANE`, and decay.
 
     Parameters
     ----------
@@ -143,6 +143,7 @@ class _Format(NamedTuple):
     # Minimax polynomials, lowest power first, from benchmarks/fit_vecmath.py, with their largest relative errors.
     sin: tuple[float, ...]  # sin r = r + r s sin(s), s = r^2, |r| <= 1.6: 2e-8, 3e-16
     cot: tuple[float, ...]  # r cot r = 1 + s cot(s), s = r^2, |r| <= pi/4: 2e-8, 4e-16
+    decay: tuple[float, ...]  # 2^f = 1 + f decay(f), |f| <= 1/2: 2e-7, 5e-16
     expm1: tuple[float, ...]  # exp f = 1 + f expm1(f), |f| <= log(2)/2: 3e-8, 2e-15 of exp(f) - 1
     log: tuple[float, ...]  # log((1+q) / (1-q)) = 2q + q z log(z), z = q^2, |q| <= 3 - 2 sqrt 2: 1e-9, 2e-16
     asin: tuple[float, ...]  # asin t = t + t z asin(z), z = t^2 <= 1/4: 7e-9, 3e-16
@@ -159,6 +160,9 @@ _FORMATS = {
         exp_range=(-87.5, 89.0), tanh_high=10.0,
         sin=(-0.16666658222675323, 0.008333034813404083, -0.00019807158969342709, 2.6001707738032565e-06),
         cot=(-0.3333330452442169, -0.022226441651582718, -0.0020965791773051023, -0.00024791547912172973),
+        decay=(
+            0.6931471228599548, 0.24022351205348969, 0.05550500378012657, 0.00966624729335308, 0.0013333535753190517
+        ),
         expm1=(
             1.0, 0.4999999701976776, 0.16666506230831146, 0.041667137295007706, 0.008369076065719128,
             0.0013888876419514418
@@ -183,6 +187,11 @@ _FORMATS = {
         cot=(
             -0.3333333333332731, -0.02222222222530042, -0.002116402062510306, -0.00021164066834792624,
             -2.1375659914430624e-05, -2.170221799948666e-06, -2.10169421614018e-07, -2.9651972918594484e-08
+        ),
+        decay=(
+            0.6931471805599462, 0.24022650695909856, 0.05550410866465326, 0.009618129107735967, 0.001333355820047769,
+            0.0001540353025561629, 1.525267312703882e-05, 1.3215541944278902e-06, 1.0205865102512388e-07,
+            7.0549104032123655e-09
         ),
         expm1=(
             1.000000000000001, 0.4999999999999955, 0.16666666666616092, 0.041666666667132625, 0.00833333336712974,
@@ -292,6 +301,7 @@ def _exponential(form: _Format) -> tuple[Any, ...]:
     # With the bias in its low bits, a shift by `mantissa` turns k into the float 2^k.
     rounder = real(1.5 * 2.0**form.mantissa + form.bias)
     half_rounder = real(1.5 * 2.0**form.mantissa + form.bias - 1)
+    least, decay_tail = real(form.bias - 1), _polynomial(*form.decay)
     expm1_tail, twice_exp = _polynomial(*form.expm1), _polynomial(2.0, *(2 * c for c in form.expm1))
 
     @_lane
@@ -302,6 +312,13 @@ def _exponential(form: _Format) -> tuple[Any, ...]:
         k = y - half_rounder
         f = x - k * log2_high - k * log2_low
         return twice_exp(f) * _float(unsigned(_bits(y) << mantissa))  # 2^(k-1), because k = bias + 1 occurs
+
+    @_lane
+    def decay(x):
+        """2^-x for x >= 0, with half of exp's work; error 2e-7, 6e-16; never 0, but 2^(1 - bias) at least."""
+        y = rounder - min(x, least)
+        f = (rounder - y) - min(x, least)
+        return (one + f * decay_tail(f)) * _float(unsigned(_bits(y) << mantissa))
 
     @_lane
     def sigmoid(x):
@@ -319,7 +336,7 @@ def _exponential(form: _Format) -> tuple[Any, ...]:
         m = scale * (f * expm1_tail(f)) + (scale - one)  # e^v - 1, exact in its leading bits also for small v
         return math.copysign(m / (m + two), x)
 
-    return exp, sigmoid, tanh
+    return exp, decay, sigmoid, tanh
 
 
 def _logarithm(form: _Format) -> tuple[Any, ...]:

@@ -135,13 +135,17 @@ def predictor_for(task: Task, model: Model | str = "auto", dtype: str | None = N
         return Predictor("custom", model, False)
     if model not in MODELS and ("/" in model or Path(model).is_dir()):
         from mpcrl.models.ensemble import Ensemble
+        from mpcrl.models.gp import GP
 
         if dtype is not None:
             raise InvalidInput("a learned model computes in float32; leave dtype out")
         trained = Path(model) / MODEL_FOLDER
         if not Path(model).is_dir():
             raise InvalidInput(f"there is no folder {model!r} of a trained model")
-        return Predictor("ensemble", Ensemble.load(task, trained if trained.is_dir() else Path(model)), False)
+        folder = trained if trained.is_dir() else Path(model)
+        if (folder / GP.FILE).exists():
+            return Predictor("gp", GP.load(task, folder), False)
+        return Predictor("ensemble", Ensemble.load(task, folder), False)
     name, dtype = model_arguments(task, model, dtype)
     if isinstance(task, AnalyticTask):
         from mpcrl.models.analytic import Analytic

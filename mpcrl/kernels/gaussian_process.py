@@ -6,7 +6,7 @@ Each of E outputs is one sum over what it was given, for inputs v [D] from which
 
 with q a quadratic form (the mean function and what is polynomial), s one factor per input that makes k one of
 
-    "se"        k(r) = exp(-r)                                    s = 1 / (sqrt(2) lengthscale)
+    "se"        k(r) = 2^-r                                       s = sqrt(log2(e) / 2) / lengthscale
     "matern52"  k(r) = (1 + sqrt(r) + r / 3) exp(-sqrt(r))        s = sqrt(5) / lengthscale
 
 and waves where it is a function drawn from the process (`models.gp_functions`). The variance is
@@ -17,16 +17,15 @@ of a lower triangle R, L^-1 for an exact process: no inverse of a covariance, wh
 Neighbouring inputs lie in neighbouring lanes, layouts are those of `kernels.network`, and the triangle's products are
 its blocks. All is computed in float32 or in float64, where a group has half as many lanes.
 
-Numbers of the outputs lie one after the other behind `rows` zeros, `table` = (E, n, F, stride, spread):
+Numbers of the outputs lie one after the other behind `rows` zeros, each `stride` of them; `table_of` counts them:
 
-    s [D]; q [(D+1)(D+2)/2]; (c_i, x_i) [n, 1+D]; (a_j, b_j, w_j) [F, 2+D];
+    s [D]; q [(D+1)(D+2)/2]; (c_i, x_i) [n, 1+D]; (a_j, b_j, w_j) [F, 2+D]; noise^2;
     and where `spread`: square; where polynomial p [(D+1)(D+2)/2] and z [n, 1+D]; R by panels of `rows` rows, each with
     its columns up to the diagonal, [column][row]
 """
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -34,11 +33,13 @@ from numba import prange, types
 
 from mpcrl.core.compile import kernel, load_module
 from mpcrl.core.hooks import DOUBLES, FLOATS, INTEGERS, address_of, call_at
-from mpcrl.kernels.network import TARGET
+from mpcrl.kernels.network import TARGET, panels
 
 ROWS, _BYTES = TARGET.rows, TARGET.width * 4
 _TILE = 64
 """Inputs of a tile, at least: the triangle's numbers serve all of them once they are in the caches."""
+_WIDE = 32
+"""Lanes of a sum over the points: what is loaded of a point serves all of them."""
 
 
 def width_of(real: Any) -> int:
@@ -49,12 +50,35 @@ def width_of(real: Any) -> int:
 def evaluation(kind: str, width: int, real: Any) -> int:
     """Address of the function that evaluates processes over inputs of `width` numbers in this precision.
 
-    evaluate(f, table, v, y, k, groups) with pointers to the numbers above, inputs v [groups, D, lanes] and results
-    y [groups, 2 E, lanes], means and then variances (without noise); k [groups, n, lanes] to work in.
+    evaluate(f, table, v, y, y0, k, groups) with pointers to the numbers above, inputs v [groups, D, lanes] and results
+    y [groups, 2 E, lanes] from element y0 on, means and then variances (without noise); k [groups, n, lanes] to work
+    in.
     """
-    module: Any = load_module(source(kind, width, np.dtype(real).name), "gaussian_process")
     pointer = FLOATS if np.dtype(real) == np.float32 else DOUBLES
-    return address_of(module.evaluate, pointer, INTEGERS, pointer, pointer, pointer, types.int64)
+    arguments = (pointer, INTEGERS, pointer, pointer, types.int64, pointer, types.int64)
+    return address_of(_module(kind, width, real).evaluate, *arguments)
+
+
+def forward(kind: str, width: int, real: Any) -> int:
+    """Address of the hook of rollouts that predicts with processes as with networks; see `network.layers_source`.
+
+    After the means stand minus the logarithms of the variances, noise included. What it works in holds numbers of
+    this precision, for which `table_of` makes room.
+    """
+    pointer = FLOATS if np.dtype(real) == np.float32 else DOUBLES
+    arguments = (pointer, FLOATS, INTEGERS, types.int64, FLOATS, pointer, pointer, FLOATS, types.int64)
+    return address_of(_module(kind, width, real).forward, *arguments)
+
+
+def table_of(outputs: int, count: int, width: int, waves: int, stride: int, spread: bool, real: Any) -> np.ndarray:
+    """The table [2, 5], at once that of two layers for the rollouts: rows that they read, work in, and write."""
+    words = np.dtype(real).itemsize // 4
+    scratch = panels(words * max(count, width + 2 * outputs))
+    return np.array([[outputs, count, width, waves, scratch], [stride, spread, 0, 0, panels(2 * outputs)]], np.int64)
+
+
+def _module(kind: str, width: int, real: Any) -> Any:
+    return load_module(source(kind, width, np.dtype(real).name), "gaussian_process")
 
 
 def quadratic(width: int) -> list[tuple[int, int]]:
@@ -77,46 +101,31 @@ def source(kind: str, width: int, real: str) -> str:
             terms.append(" * ".join([f"f[{at} + {k}]", *factors]))
         return " + ".join(terms)
 
-    matern = kind == "matern52"
-    root = "root = sqrt(r)\n" if matern else ""
-    decay = f"(({real}(1) + root) + r * {real}(1 / 3)) * exp(-root)" if matern else "exp(-r)"
-
-    def points(kept: str) -> str:
-        """The sum over the points; `kept` says what else is done with each covariance."""
-        body = f"{each('away{d} = u{d}[l] - x{d}')}\nr = {each('away{d} * away{d}', separator=' + ')}\n{root}"
-        body += f"value = {decay}\ntotal[l] += c * value\n{kept}"
-        covering = (
-            f"z = covers + i * {width + 1}; {each('z{d} = f[z + {d}]', width + 1)}" if kept and polynomial else ""
-        )
-        return textwrap.indent(
-            f"""for i in range(n):
-    p = points + i * {width + 1}
-    c = f[p]; {each("x{d} = f[p + 1 + {d}]")}
-    {covering}
-    for l in range({lanes}):
-{textwrap.indent(body, " " * 8)}""",
-            " " * 16,
-        )
-
-    prior = f" + ({form('rest + 1')}) ** 2" if polynomial else ""
-    product = f" + (z0 + {each('z{e} * v{d}[l]', separator=' + ')}) ** 2" if polynomial else ""
-    kept = f"k[(g * n + i) * {lanes} + l] = square * value{product}"
-    return f"""import numpy as np
-from numba import carray, {real}
+    matern, chunk = kind == "matern52", max(1, _WIDE // lanes)
+    wide = chunk * lanes
+    root, value = "pass", "decay(r)"
+    if matern:
+        root = "root = sqrt(r)"
+        value = f"(({real}(1) + root) + r * {real}(1 / 3)) * decay(root * {real}(1.4426950408889634))"
+    prior = f" + ({form('rest + 2')}) ** 2" if polynomial else ""
+    product = f" + (z0 + {each('z{e} * v{d}[c * ' + str(lanes) + ' + l]', separator=' + ')}) ** 2" if polynomial else ""
+    return f"""import math
+import numpy as np
+from numba import carray, float32, {real}
 from mpcrl.core import vecmath
-from mpcrl.core.compile import inlined, kernel
+from mpcrl.core.compile import kernel
 from mpcrl.core.intrinsics import stack_{real} as stack
 from mpcrl.kernels.network import {block} as block
 
 _lane = vecmath.lane_functions(np.{real})
-exp, cos, sqrt = _lane["exp"], _lane["cos"], _lane["sqrt"]
+decay, cos, sqrt = _lane["decay"], _lane["cos"], _lane["sqrt"]
 
 
 @kernel
-def evaluate(f, table, v, y, k, groups):
-    outputs, n, waves, stride, spread = table[0], table[1], table[2], table[3], table[4]
-    {each(f"u{{d}} = carray(stack({lanes}), ({lanes},)); v{{d}} = carray(stack({lanes}), ({lanes},))")}
-    total = carray(stack({lanes}), ({lanes},))
+def evaluate(f, table, v, y, y0, k, groups):
+    outputs, n, waves, stride, spread = table[0], table[1], table[3], table[5], table[6]
+    {each(f"u{{d}} = carray(stack({wide}), ({wide},)); v{{d}} = carray(stack({wide}), ({wide},))")}
+    total, values = carray(stack({wide}), ({wide},)), carray(stack({wide}), ({wide},))
     part = stack({ROWS * lanes})
     parts = carray(part, ({ROWS}, {lanes}))
     for e in range(outputs):
@@ -124,28 +133,49 @@ def evaluate(f, table, v, y, k, groups):
         points = at + {width + size}
         sines = points + n * {width + 1}
         rest = sines + waves * {width + 2}
-        covers = rest + {1 + (size if polynomial else 0)}
+        covers = rest + {2 + (size if polynomial else 0)}
         triangle = covers + {f"n * {width + 1}" if polynomial else "0"}
-        for g in range(groups):
-            for l in range({lanes}):
-                {each(f"v{{d}}[l] = v[(g * {width} + {{d}}) * {lanes} + l]")}
-                {each("u{d}[l] = v{d}[l] * f[at + {d}]")}
-            for l in range({lanes}):
-                total[l] = {form(f"at + {width}")}
-            if spread:
-                square = f[rest]
-{points(kept)}
+        square = f[rest + 1] if spread else {real}(0)
+        for g in range(0, groups, {chunk}):
+            used = min({chunk}, groups - g)
+            for l in range({wide}):
+                {each("v{d}[l] = " + real + "(0)")}
+            for c in range(used):
                 for l in range({lanes}):
-                    y[((g * 2 + 1) * outputs + e) * {lanes} + l] = square{prior}
-            else:
-{points("")}
+                    {each(f"v{{d}}[c * {lanes} + l] = v[((g + c) * {width} + {{d}}) * {lanes} + l]")}
+            for l in range({wide}):
+                {each("u{d}[l] = v{d}[l] * f[at + {d}]")}
+            for l in range({wide}):
+                total[l] = {form(f"at + {width}")}
+            for i in range(n):
+                p = points + i * {width + 1}
+                factor = f[p]; {each("x{d} = f[p + 1 + {d}]")}
+                for l in range({wide}):
+                    {each("away{d} = u{d}[l] - x{d}")}
+                    r = {each("away{d} * away{d}", separator=" + ")}
+                    {root}
+                    value = {value}
+                    values[l] = value
+                    total[l] += factor * value
+                if spread:
+                    z = covers + i * {width + 1}
+                    {each("z{d} = f[z + {d}]", width + 1) if polynomial else "pass"}
+                    for c in range(used):
+                        for l in range({lanes}):
+                            k[((g + c) * n + i) * {lanes} + l] = square * values[c * {lanes} + l]{product}
             for j in range(waves):
                 p = sines + j * {width + 2}
-                c = f[p]; b = f[p + 1]; {each("x{d} = f[p + 2 + {d}]")}
+                factor = f[p]; b = f[p + 1]; {each("x{d} = f[p + 2 + {d}]")}
+                for l in range({wide}):
+                    total[l] += factor * cos(b + {each("x{d} * v{d}[l]", separator=" + ")})
+            for c in range(used):
                 for l in range({lanes}):
-                    total[l] += c * cos(b + {each("x{d} * v{d}[l]", separator=" + ")})
-            for l in range({lanes}):
-                y[(g * 2 * outputs + e) * {lanes} + l] = total[l]
+                    y[y0 + ((g + c) * 2 * outputs + e) * {lanes} + l] = total[c * {lanes} + l]
+            for l in range({wide}):
+                total[l] = square{prior}
+            for c in range(used):
+                for l in range({lanes}):
+                    y[y0 + (((g + c) * 2 + 1) * outputs + e) * {lanes} + l] = total[c * {lanes} + l]
         if spread:
             for panel in range((n + {ROWS - 1}) // {ROWS}):  # its numbers stay in the first cache for all groups
                 w = triangle + panel * (panel + 1) // 2 * {ROWS * ROWS}
@@ -158,12 +188,36 @@ def evaluate(f, table, v, y, k, groups):
                         for l in range({lanes}):
                             total[l] += parts[r, l] * parts[r, l]
                     for l in range({lanes}):
-                        y[((g * 2 + 1) * outputs + e) * {lanes} + l] -= total[l]
+                        y[y0 + ((g * 2 + 1) * outputs + e) * {lanes} + l] -= total[l]
             for g in range(groups):
                 for l in range({lanes}):
-                    q = ((g * 2 + 1) * outputs + e) * {lanes} + l
+                    q = y0 + ((g * 2 + 1) * outputs + e) * {lanes} + l
                     y[q] = max(y[q], {real}(0))
-    return 1
+    return np.int64(1)
+
+
+@kernel
+def forward(f, biases, table, layers, v, a, b, out, groups):
+    outputs, n, waves, stride, spread = table[0], table[1], table[3], table[5], table[6]
+    results = groups * {TARGET.width * width}
+    for g in range(groups):
+        for d in range({width}):
+            for j in range({TARGET.width}):
+                to = g * {TARGET.width // lanes} + j // {lanes}
+                b[(to * {width} + d) * {lanes} + j % {lanes}] = v[(g * {width} + d) * {TARGET.width} + j]
+    evaluate(f, table, b, b, results, a, groups * {TARGET.width // lanes})
+    rows = table[9] * {ROWS}
+    for g in range(groups):
+        for e in range(outputs):
+            noise = f[{ROWS} + e * stride + {width + size} + n * {width + 1} + waves * {width + 2}]
+            for j in range({TARGET.width}):
+                at = (g * {TARGET.width // lanes} + j // {lanes}) * 2 * outputs
+                out[(g * rows + e) * {TARGET.width} + j] = b[results + (at + e) * {lanes} + j % {lanes}]
+                variance = noise
+                if spread:
+                    variance += b[results + (at + outputs + e) * {lanes} + j % {lanes}]
+                out[(g * rows + outputs + e) * {TARGET.width} + j] = -math.log(variance)
+    return np.int64(1)
 """
 
 
@@ -177,13 +231,13 @@ def predict(address, numbers, table, center, inputs, means, variances):
         Of `evaluation`.
     numbers : ndarray [P, size] float32 or float64
         Of P functions; function p sees inputs[p], or all see the same where there is one of them.
-    table : ndarray [5] int64
+    table : ndarray [2, 5] int64
     center : ndarray [D] float64
     inputs : ndarray [1 or P, N, D] float64
     means, variances : ndarray [P, N, E] float64
         Out; without `spread`, `variances` may be empty and is left alone.
     """
-    outputs, n, spread, count, width = table[0], table[1], table[4] == 1, inputs.shape[1], inputs.shape[2]
+    outputs, n, spread, count, width = table[0, 0], table[0, 1], table[1, 1] == 1, inputs.shape[1], inputs.shape[2]
     lanes = _BYTES // numbers.itemsize
     most = (_TILE + lanes - 1) // lanes
     size = most * lanes
@@ -199,7 +253,7 @@ def predict(address, numbers, table, center, inputs, means, variances):
         for q in range(used):
             for d in range(width):
                 v[q // lanes, d, q % lanes] = seen[first + q, d] - center[d]
-        call_at(address, (numbers[p], table, v, y, k, np.int64(groups)))
+        call_at(address, (numbers[p], table, v, y, np.int64(0), k, np.int64(groups)))
         for q in range(used):
             for e in range(outputs):
                 means[p, first + q, e] = y[q // lanes, 0, e, q % lanes]

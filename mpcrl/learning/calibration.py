@@ -181,7 +181,7 @@ def sampled(network: Network, *, particles: int = 100, seed: int = 0) -> Predict
                 if own.size:
                     x = states[own, :, h]
                     found = member.predict(x, np.broadcast_to(controls[:, h], (own.size, *controls[:, h].shape)))
-                    states[own, :, h + 1] = network.next_states(x, found.mean[0] + found.std[0] * noise[own])
+                    states[own, :, h + 1] = network.features.next_states(x, found.mean[0] + found.std[0] * noise[own])
         return states
 
     return predict

@@ -210,13 +210,13 @@ class Evidence:
         most = math.log(self.config.snr)
         slopes = np.zeros((1 + self._polynomial, self.size))  # of the logarithms of what noise is compared with
         slopes[0, width] = 1.0
-        sizes = [logs[width]]
+        sizes = [float(logs[width])]
         if self._polynomial:
             squares = np.exp(2 * logs[width + 2 :])
             sizes.append(math.log(squares.sum()))
             slopes[1, width + 2 :] = 2 * squares / squares.sum()
         for size, slope in zip(sizes, slopes, strict=True):
-            ratio = max(0.0, float(size - logs[width + 1]) / most)
+            ratio = max(0.0, (size - float(logs[width + 1])) / most)
             value += ratio**_POWER
             push = _POWER * ratio ** (_POWER - 1) / most
             gradient += push * slope

@@ -132,11 +132,13 @@ class Predictor:
 
     def mean(self, inputs: np.ndarray, threads: int | None = None) -> np.ndarray:
         """Means [..., E] at inputs [..., D]; of P drawn functions [P, N, E] at inputs [P, N, D] or [1, N, D]."""
-        return self._run(inputs, self.table * np.array([1, 1, 1, 1, 0]), threads).mean
+        table = self.table.copy()
+        table[1, 1] = 0
+        return self._run(inputs, table, threads).mean
 
     def predict(self, inputs: np.ndarray, threads: int | None = None) -> Latent:
         """Means and variances of the functions at inputs [..., D]."""
-        if not self.table[4]:
+        if not self.table[1, 1]:
             raise InvalidInput("this predictor was made without variances; make it with variance=True")
         return self._run(inputs, self.table, threads)
 
@@ -149,8 +151,9 @@ class Predictor:
             raise InvalidInput(f"inputs must have the shape {wanted}, got {inputs.shape}")
         seen = np.ascontiguousarray(inputs if members > 1 else inputs.reshape(1, -1, self._width))
         shape = (members, seen.shape[1], self.process.outputs)
-        means, variances = np.empty(shape), np.empty(shape if table[4] else (0, 0, 0))
-        terms = table[1] * (1 + table[4] * table[1] / 20) + table[2]
+        means, variances = np.empty(shape), np.empty(shape if table[1, 1] else (0, 0, 0))
+        count, waves = int(table[0, 1]), int(table[0, 3])
+        terms = count * (1 + int(table[1, 1]) * count / 20) + waves
         with ThreadBudget.of(threads).for_work(_SECONDS_PER_TERM * terms * means.size).kernels():
             kernels.predict(self._address, self.numbers, table, self.center, seen, means, variances)
         if members > 1:
@@ -161,7 +164,7 @@ class Predictor:
 def packed(
     process: GaussianProcess, center: np.ndarray, precision: str, draws: Draws | None, variance: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers [P, size] and the table [5] that the kernel reads; see `kernels.gaussian_process`."""
+    """The numbers [P, size] and the table [2, 5] that the kernel reads; see `kernels.gaussian_process`."""
     real: Any = np.dtype(precision)
     outputs, (count, width) = process.outputs, process.centers.shape
     polynomial = process.kernel == "se+polynomial"
@@ -169,7 +172,7 @@ def packed(
     form = _summed(process, coefficient) if draws is None else draws.form
     members = len(coefficient)
     pairs = kernels.quadratic(width)
-    scale = (np.sqrt(5) if process.kernel == "matern52" else np.sqrt(0.5)) / process.lengthscale
+    scale = np.sqrt(5 if process.kernel == "matern52" else np.log2(np.e) / 2) / process.lengthscale
     parts: list[np.ndarray] = []  # [P, E, size]
 
     def add(numbers: np.ndarray) -> None:
@@ -194,6 +197,7 @@ def packed(
         waves[..., 0], waves[..., 2:] = draws.amplitude, draws.frequency
         waves[..., 1] = np.remainder(draws.phase + draws.frequency @ center, 2 * np.pi)
         add(waves.reshape(members, outputs, -1))
+    add(process.noise[:, None] ** 2)
     if variance:
         add(process.signal[:, None] ** 2)
         if polynomial:
@@ -201,10 +205,11 @@ def packed(
             add((_polynomials(process) @ moved).reshape(outputs, -1))
         add(np.array([_panels(root) for root in process.root]))
     whole = np.concatenate(parts, axis=-1)
-    table = np.array([outputs, count, 0 if draws is None else draws.phase.shape[-1], whole.shape[-1], variance])
+    number = 0 if draws is None else draws.phase.shape[-1]
+    table = kernels.table_of(outputs, count, width, number, whole.shape[-1], variance, real)
     numbers = np.zeros((members, kernels.ROWS + whole[0].size), real)
     numbers[:, kernels.ROWS :] = whole.reshape(members, -1)
-    return numbers, table.astype(np.int64)
+    return numbers, table
 
 
 def _triangle(form: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:

@@ -177,13 +177,6 @@ class Network:
             std = self.target_scale * np.sqrt(var)
         return Prediction(mean.reshape(self.members, *shape, -1), std.reshape(self.members, *shape, -1))
 
-    def next_states(self, states: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-        """The states [..., nx] after outputs [..., nout] at states [..., nx]."""
-        following = states + outputs[..., : self.features.nx]
-        absolute = list(self.features.absolute)
-        following[..., absolute] = outputs[..., absolute]
-        return following
-
 
 def _features(written: Mapping[str, Any]) -> Features:
     """What `configuration` wrote."""

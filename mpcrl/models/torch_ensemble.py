@@ -13,8 +13,9 @@ from mpcrl.core.random import LANES
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels import ensemble
 from mpcrl.kernels.hooked import call_all, draw_all
-from mpcrl.models.ensemble import NOISE, Ensemble, Plan, Trace
+from mpcrl.models.ensemble import Ensemble
 from mpcrl.models.network import Network
+from mpcrl.models.particles import NOISE, Plan, Trace
 from mpcrl.tasks.task import Task
 
 try:

@@ -87,6 +87,13 @@ class Features:
         parts = (states[..., list(self.plain)], np.sin(angles), np.cos(angles), controls)
         return np.concatenate(parts, axis=-1)
 
+    def next_states(self, states: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """The states [..., nx] after outputs [..., nout] at states [..., nx]."""
+        following = states + outputs[..., : self.nx]
+        absolute = list(self.absolute)
+        following[..., absolute] = outputs[..., absolute]
+        return following
+
     def part(self, records: np.ndarray, name: str) -> np.ndarray:
         """One field [..., *shape] of records [..., nx]."""
         field = next(field for field in self.fields if field.name == name)
