@@ -26,6 +26,7 @@ Numbers of the outputs lie one after the other behind `rows` zeros, each `stride
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,9 @@ from mpcrl.kernels.network import TARGET, panels
 ROWS, _BYTES = TARGET.rows, TARGET.width * 4
 _TILE = 64
 """Inputs of a tile, at least: the triangle's numbers serve all of them once they are in the caches."""
-_WIDE = 32
-"""Lanes of a sum over the points: what is loaded of a point serves all of them."""
+_WIDE = 128
+"""Bytes of the lanes of a sum over the points: what is loaded of a point serves all of them. Measured best of 64 to
+256 with AVX2."""
 
 
 def width_of(real: Any) -> int:
@@ -101,7 +103,7 @@ def source(kind: str, width: int, real: str) -> str:
             terms.append(" * ".join([f"f[{at} + {k}]", *factors]))
         return " + ".join(terms)
 
-    matern, chunk = kind == "matern52", max(1, _WIDE // lanes)
+    matern, chunk = kind == "matern52", max(1, _WIDE // (lanes * np.dtype(real).itemsize))
     wide = chunk * lanes
     root, value = "pass", "decay(r)"
     if matern:
@@ -109,6 +111,27 @@ def source(kind: str, width: int, real: str) -> str:
         value = f"(({real}(1) + root) + r * {real}(1 / 3)) * decay(root * {real}(1.4426950408889634))"
     prior = f" + ({form('rest + 2')}) ** 2" if polynomial else ""
     product = f" + (z0 + {each('z{e} * v{d}[c * ' + str(lanes) + ' + l]', separator=' + ')}) ** 2" if polynomial else ""
+    kept = f"""z = covers + i * {width + 1}
+{each("z{d} = f[z + {d}]", width + 1) if polynomial else "pass"}
+for c in range(used):
+    for l in range({lanes}):
+        k[((g + c) * n + i) * {lanes} + l] = square * values[c * {lanes} + l]{product}"""
+
+    def points(kept: str) -> str:
+        """The sum over the points; `kept` is what else is done with their covariances, which takes a store of each."""
+        text = f"""for i in range(n):
+    p = points + i * {width + 1}
+    factor = f[p]; {each("x{d} = f[p + 1 + {d}]")}
+    for l in range({wide}):
+        {each("away{d} = u{d}[l] - x{d}")}
+        r = {each("away{d} * away{d}", separator=" + ")}
+        {root}
+        value = {value}
+        {"values[l] = value" if kept else "pass"}
+        total[l] += factor * value
+{textwrap.indent(kept, "    ")}"""
+        return textwrap.indent(text, " " * 16)
+
     return f"""import math
 import numpy as np
 from numba import carray, float32, {real}
@@ -147,22 +170,10 @@ def evaluate(f, table, v, y, y0, k, groups):
                 {each("u{d}[l] = v{d}[l] * f[at + {d}]")}
             for l in range({wide}):
                 total[l] = {form(f"at + {width}")}
-            for i in range(n):
-                p = points + i * {width + 1}
-                factor = f[p]; {each("x{d} = f[p + 1 + {d}]")}
-                for l in range({wide}):
-                    {each("away{d} = u{d}[l] - x{d}")}
-                    r = {each("away{d} * away{d}", separator=" + ")}
-                    {root}
-                    value = {value}
-                    values[l] = value
-                    total[l] += factor * value
-                if spread:
-                    z = covers + i * {width + 1}
-                    {each("z{d} = f[z + {d}]", width + 1) if polynomial else "pass"}
-                    for c in range(used):
-                        for l in range({lanes}):
-                            k[((g + c) * n + i) * {lanes} + l] = square * values[c * {lanes} + l]{product}
+            if spread:
+{points(kept)}
+            else:
+{points("")}
             for j in range(waves):
                 p = sines + j * {width + 2}
                 factor = f[p]; b = f[p + 1]; {each("x{d} = f[p + 2 + {d}]")}
