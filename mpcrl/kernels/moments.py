@@ -51,7 +51,7 @@ class Processes(NamedTuple):
     gain: np.ndarray
     """[E, N, N]: beta beta' - K^-1, its lower triangle with all below the diagonal doubled; N is n, padded to `PAD`s"""
     factor: np.ndarray
-    """[E, n, n]: L with L L' = K"""
+    """[E, n, n]: L', L L' = K, by rows"""
     slope: np.ndarray
     """[E, D]"""
     intercept: np.ndarray
@@ -202,22 +202,39 @@ def _activations(inputs, precision, m, S, scale, T, P, q):
 
 
 @kernel
-def _unexplained(L, q, variance):
-    """variance - |L^-1 q|^2."""
+def _unexplained(upper, q, rest, variance):
+    """variance - |L^-1 q|^2, of L'; `rest` [n] is worked in."""
     n = len(q)
-    x = np.empty(n)
-    for i in range(n):
-        total = q[i]
-        for k in range(i):
-            total -= L[i, k] * x[k]
-        x[i] = total / L[i, i]
-        variance -= x[i] * x[i]
+    rest[:] = q
+    for k in range(n):
+        x = rest[k] / upper[k, k]
+        variance -= x * x
+        _add_scaled(rest[k + 1 :], -x, upper[k, k + 1 :])
     return variance
 
 
+@inlined
+def _add_scaled(out, factor, row):
+    """out += factor row."""
+    for i in range(len(out)):
+        out[i] += factor * row[i]
+
+
+@inlined
+def _half_form(K, w, image, out):
+    """out_i = -w_i' K w_i / 2 over log 2, of columns of w [D, N]; `image` [N] is worked in."""
+    out[:] = 0.0
+    for d in range(len(w)):
+        image[:] = 0.0
+        for e in range(len(w)):
+            _add_scaled(image, -0.5 * _LOG2_E * K[d, e], w[e])
+        for i in range(len(out)):
+            out[i] += image[i] * w[d, i]
+
+
 @kernel
-def _cross(zeta, n, pa, pb, Ta, Tb, T, constant, y, u, x, v):
-    """delta of a pair of outputs, over log 2: u_i + v_j + y_i . x_j. What is behind the n of each stays as it is.
+def _cross(zeta, pa, pb, Ta, Tb, T, constant, y, u, x, v, w):
+    """delta of a pair of outputs, over log 2: u_i + v_j + sum_d y_di x_dj. `w` [D + 1, N] is worked in.
 
     Terms of i alone are -w' Ta A_b T w / 2 with w = A_a zeta_i, those of j likewise: what is left of the exponents of
     Q_ij, q_i and q_j where all that does not vanish with S is taken out by hand.
@@ -229,29 +246,18 @@ def _cross(zeta, n, pa, pb, Ta, Tb, T, constant, y, u, x, v):
             for k in range(D):
                 K[d, e] += Ta[d, k] * pb[k] * T[k, e]
                 J[d, e] += Tb[d, k] * pa[k] * T[k, e]
-    w = np.empty(D)
-    for i in range(n):
-        for d in range(D):
-            w[d] = pa[d] * zeta[d, i]
-        form = 0.0
-        for d in range(D):
-            row, image = 0.0, 0.0
-            for e in range(D):
-                row += K[d, e] * w[e]
-                image += T[d, e] * w[e]
-            form += w[d] * row
-            y[i, d] = _LOG2_E * image
-        u[i] = _LOG2_E * (constant - 0.5 * form)
-        for d in range(D):
-            w[d] = pb[d] * zeta[d, i]
-        form = 0.0
-        for d in range(D):
-            row = 0.0
-            for e in range(D):
-                row += J[d, e] * w[e]
-            form += w[d] * row
-            x[d, i] = w[d]
-        v[i] = -0.5 * _LOG2_E * form
+    for d in range(D):
+        for i in range(len(u)):
+            w[d, i] = pa[d] * zeta[d, i]
+            x[d, i] = pb[d] * zeta[d, i]
+    for d in range(D):
+        y[d] = 0.0
+        for e in range(D):
+            _add_scaled(y[d], _LOG2_E * T[d, e], w[e])
+    _half_form(K, w[:D], w[D], u)
+    _half_form(J, x, w[D], v)
+    for i in range(len(u)):
+        u[i] += _LOG2_E * constant
 
 
 @kernel
@@ -337,17 +343,17 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
         logs[a] = _activations(gp.inputs, gp.precision[a], m, S, gp.variance[a], T[a], P, q[a, :n])
         total, h = 0.0, np.zeros(D)
         for i in range(n):
-            w = gp.beta[a, i] * q[a, i]
-            total += w
+            weight = gp.beta[a, i] * q[a, i]
+            total += weight
             for d in range(D):
-                h[d] += w * zeta[d, i]
+                h[d] += weight * zeta[d, i]
         tape.mean[a] = total
         for d in range(D):
             tape.coupling[a, d] = 0.0
             for e in range(D):
                 tape.coupling[a, d] += P[d, e] * h[e]
-    y, x = np.zeros((padded, D)), np.zeros((D, padded))
-    u, v, rows, columns = np.zeros(padded), np.zeros(padded), np.zeros(padded), np.zeros(padded)
+    y, x, w = np.empty((D, padded)), np.empty((D, padded)), np.empty((D + 1, padded))
+    u, v, rows, columns = np.empty(padded), np.empty(padded), np.zeros(padded), np.zeros(padded)
     above, sums = np.empty(padded), np.empty((D + 1, padded))
     both, Tab = np.empty(D), np.empty((D, D))
     for a in range(E):
@@ -355,7 +361,7 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
             for d in range(D):
                 both[d] = gp.precision[a, d] + gp.precision[b, d]
             constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
-            _cross(zeta, n, gp.precision[a], gp.precision[b], T[a], T[b], Tab, constant, y, u, x, v)
+            _cross(zeta, gp.precision[a], gp.precision[b], T[a], T[b], Tab, constant, y, u, x, v, w)
             for i in range(n):
                 rows[i] = q[a, i] * (1.0 if a == b else gp.beta[a, i])
                 columns[i] = q[b, i] * (1.0 if a == b else gp.beta[b, i])
@@ -365,7 +371,7 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
                     zeta, gp.precision[a], gp.precision[b], Tab, above, sums, tape.pair_m[a, b], tape.pair_S[a, b]
                 )
             C[b, a] = C[a, b]
-        C[a, a] += _unexplained(gp.factor[a], q[a, :n], gp.variance[a])
+        C[a, a] += _unexplained(gp.factor[a], q[a, :n], rows[:n], gp.variance[a])
     _with_line(gp.slope, gp.intercept, m, S, tape.mean, tape.coupling, M, C, V)
 
 
@@ -493,31 +499,31 @@ def network_moments(net, m, S, M, C, V):
     for a in range(E):
         logs[a] = _activations(net.centres, net.precision[a], m, S, 1.0, T[a], P, q[a])
         for i in range(n):
-            w = net.weights[a, i] * q[a, i]
-            mean[a] += w
+            weight = net.weights[a, i] * q[a, i]
+            mean[a] += weight
             for d in range(D):
                 for e in range(D):
-                    coupling[a, d] += w * P[d, e] * (net.centres[i, e] - m[e])
+                    coupling[a, d] += weight * P[d, e] * (net.centres[i, e] - m[e])
     zeta = np.empty((D + 1, n))
     for i in range(n):
         for d in range(D):
             zeta[d, i] = net.centres[i, d] - m[d]
-    y, x, u, v = np.empty((n, D)), np.empty((D, n)), np.empty(n), np.empty(n)
+    y, x, w, u, v = np.empty((D, n)), np.empty((D, n)), np.empty((D + 1, n)), np.empty(n), np.empty(n)
     both, Tab = np.empty(D), np.empty((D, D))
     for a in range(E):
         for b in range(a, E):
             for d in range(D):
                 both[d] = net.precision[a, d] + net.precision[b, d]
             constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
-            _cross(zeta, n, net.precision[a], net.precision[b], T[a], T[b], Tab, constant, y, u, x, v)
+            _cross(zeta, net.precision[a], net.precision[b], T[a], T[b], Tab, constant, y, u, x, v, w)
             total = 0.0
             for i in range(n):
                 for j in range(n):
                     delta = u[i] + v[j]
                     for d in range(D):
-                        delta += y[i, d] * x[d, j]
-                    w = net.weights[a, i] * q[a, i] * net.weights[b, j] * q[b, j]
-                    total += w * math.expm1(min(delta, _MOST) / _LOG2_E)
+                        delta += y[d, i] * x[d, j]
+                    weight = net.weights[a, i] * q[a, i] * net.weights[b, j] * q[b, j]
+                    total += weight * math.expm1(min(delta, _MOST) / _LOG2_E)
             C[a, b] = C[b, a] = total
     _with_line(net.slope, net.intercept, m, S, mean, coupling, M, C, V)
 

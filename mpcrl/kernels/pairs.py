@@ -22,6 +22,7 @@ ROWS, PAD = 4, 16
 
 _LANES, _VECTORS = TARGET.lanes // 2, 2
 _COLUMNS = _LANES * _VECTORS
+_AT_ONCE = 8  # vectors whose powers are computed in step
 _MOST = 1000.0  # exponents are held within its negative and it
 _ROUNDER = 1.5 * 2**52  # leaves the nearest integer in the low bits
 _POWER = (  # 2^f, |f| <= 1/2; lowest power first: interpolation of (2^f - 1) / f at Chebyshev nodes
@@ -57,16 +58,18 @@ def _store(b: Any, value: Any, pointer: Any) -> None:
     b.store(value, b.bitcast(pointer, _VECTOR.as_pointer()), align=8)
 
 
-def _power_of_two(b: Any, y: Any) -> Any:
+def _powers_of_two(b: Any, exponents: list[Any]) -> list[Any]:
+    """2^y of several vectors, step by step of all of them: of one alone each step would wait for the one before."""
     for op, bound in ((">", _MOST), ("<", -_MOST)):
-        y = b.select(b.fcmp_ordered(op, y, _like(bound)), _like(bound), y)
-    shifted = b.fadd(y, _like(_ROUNDER))
-    fraction = b.fsub(y, b.fsub(shifted, _like(_ROUNDER)))
-    p = _like(_POWER[-1])
+        exponents = [b.select(b.fcmp_ordered(op, y, _like(bound)), _like(bound), y) for y in exponents]
+    shifted = [b.fadd(y, _like(_ROUNDER)) for y in exponents]
+    fractions = [b.fsub(y, b.fsub(s, _like(_ROUNDER))) for y, s in zip(exponents, shifted, strict=True)]
+    powers = [_like(_POWER[-1])] * len(exponents)
     for c in _POWER[-2::-1]:
-        p = _multiply_add(b, p, fraction, _like(c))
-    exponent = b.shl(b.bitcast(shifted, _INTEGERS), ir.Constant(_INTEGERS, [52] * _LANES))
-    return b.bitcast(b.add(b.bitcast(p, _INTEGERS), exponent), _VECTOR)
+        powers = [_multiply_add(b, p, f, _like(c)) for p, f in zip(powers, fractions, strict=True)]
+    by = ir.Constant(_INTEGERS, [52] * _LANES)
+    scales = [b.shl(b.bitcast(s, _INTEGERS), by) for s in shifted]
+    return [b.bitcast(b.add(b.bitcast(p, _INTEGERS), scale), _VECTOR) for p, scale in zip(powers, scales, strict=True)]
 
 
 def _tile(gained: bool) -> Any:
@@ -80,8 +83,7 @@ def _tile(gained: bool) -> Any:
             arrays = [context.make_array(kind)(context, b, value) for kind, value in given]
             y, u, rows, x, v, columns, gain, e, total = (array.data for array in arrays)
             i, j = arguments[9:]
-            count = cgutils.unpack_tuple(b, arrays[0].shape)[1]
-            span = cgutils.unpack_tuple(b, arrays[3].shape)[1]  # of a row of x, of e and of gain alike
+            count, span = cgutils.unpack_tuple(b, arrays[3].shape)  # a row of x is as long as those of y, e and gain
 
             def at(pointer: Any, index: Any, more: int = 0) -> Any:
                 return b.gep(pointer, [b.add(index, ir.Constant(_I64, more))])
@@ -99,8 +101,7 @@ def _tile(gained: bool) -> Any:
             across = [_load(b, at(x, b.add(row, j), c * _LANES)) for c in range(_VECTORS)]
             done = {}
             for r in range(ROWS):
-                where = b.add(b.mul(b.add(i, ir.Constant(_I64, r)), count), d)
-                factor = _spread(b, b.load(b.gep(y, [where])))
+                factor = _spread(b, b.load(at(y, b.add(row, i), r)))
                 for c in range(_VECTORS):
                     done[r, c] = _multiply_add(b, factor, across[c], held[r, c])
             following = b.add(d, ir.Constant(_I64, 1))
@@ -113,14 +114,13 @@ def _tile(gained: bool) -> Any:
             b.position_at_end(after)
             weights = [_load(b, at(columns, j, c * _LANES)) for c in range(_VECTORS)]
             parts = [_load(b, b.gep(total, [ir.Constant(_I64, c * _LANES)])) for c in range(_VECTORS)]
-            for r in range(ROWS):
-                scale = _spread(b, b.load(at(rows, i, r)))
-                for c in range(_VECTORS):
-                    weight = b.fmul(scale, weights[c])
+            for first in range(0, len(cells), _AT_ONCE):
+                some = cells[first : first + _AT_ONCE]
+                for (r, c), power in zip(some, _powers_of_two(b, [done[cell] for cell in some]), strict=True):
+                    weight = b.fmul(_spread(b, b.load(at(rows, i, r))), weights[c])
                     if gained:
                         place = b.add(b.mul(b.add(i, ir.Constant(_I64, r)), span), j)
                         weight = b.fmul(weight, _load(b, at(gain, place, c * _LANES)))
-                    power = _power_of_two(b, done[r, c])
                     parts[c] = _multiply_add(b, weight, b.fsub(power, _like(1.0)), parts[c])
                     place = b.add(b.mul(ir.Constant(_I64, r), span), j)
                     _store(b, b.fmul(weight, power), at(e, place, c * _LANES))
@@ -161,11 +161,11 @@ def _sum(row):
 
 @kernel
 def weigh_pairs(y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums, gradient):
-    """sum_ij W_ij (1 - 1 / e_ij) with e_ij = 2^(u_i + v_j + y_i . x_j), W_ij = rows_i columns_j gain_ij e_ij.
+    """sum_ij W_ij (1 - 1 / e_ij) with e_ij = 2^(u_i + v_j + sum_d y_di x_dj), W_ij = rows_i columns_j gain_ij e_ij.
 
     Parameters
     ----------
-    y, x : ndarray [N, W], [W, N]
+    y, x : ndarray [W, N]
         Padded with zeros as `rows` and `columns` are, to a multiple of `PAD`.
     u, rows, v, columns : ndarray [N]
     gain : ndarray [N, N]

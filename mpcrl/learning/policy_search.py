@@ -96,7 +96,7 @@ def processes_of(model: GaussianProcess) -> Processes:
         model.signal**2,
         model.beta,
         lower,
-        model.cholesky,
+        np.ascontiguousarray(model.cholesky.transpose(0, 2, 1)),
         model.slope,
         model.intercept,
     )
