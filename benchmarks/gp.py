@@ -209,9 +209,9 @@ def speed(rounds: int) -> list[dict[str, Any]]:
     evaluated, turns = OUTPUTS * COUNT * QUERIES, 2_000_000 // TARGET.lanes
     per_turn = TARGET.lanes * TARGET.rows * TARGET.vectors
     work = {
-        "mean": (evaluated, evaluated * 2 * WIDTH),
-        "mean and variance": (evaluated, evaluated * (2 * WIDTH + COUNT / 2)),
-        "draws": (OUTPUTS * QUERIES * (COUNT + WAVES), OUTPUTS * QUERIES * (COUNT * 2 + WAVES) * WIDTH),
+        "mean": (evaluated, evaluated * WIDTH),
+        "mean and variance": (evaluated, evaluated * (WIDTH + COUNT / 2)),
+        "draws": (OUTPUTS * QUERIES * (COUNT + WAVES), OUTPUTS * QUERIES * (COUNT + WAVES) * WIDTH),
     }
 
     def floor(threads: int, run: Callable[[int, int], float]) -> float:

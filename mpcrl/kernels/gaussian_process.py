@@ -111,6 +111,15 @@ def source(kind: str, width: int, real: str) -> str:
         value = f"(({real}(1) + root) + r * {real}(1 / 3)) * decay(root * {real}(1.4426950408889634))"
     prior = f" + ({form('rest + 2')}) ** 2" if polynomial else ""
     product = f" + (z0 + {each('z{e} * v{d}[c * ' + str(lanes) + ' + l]', separator=' + ')}) ** 2" if polynomial else ""
+    # |u - x|^2 multiplied out takes half the operations, and errs by rounding of |u|^2: too much in float32 only
+    out = real == "float64"
+    load, near = each("x{d} = f[p + 1 + {d}]"), each("away{d} = u{d}[l] - x{d}")
+    distance = each("away{d} * away{d}", separator=" + ")
+    if out:
+        own = each("x{d} * x{d}", separator=" + ")
+        load, near = f"{load}; own = {own}; {each('x{d} += x{d}')}", "pass"
+        distance = f"max((norm[l] + own) - ({each('u{d}[l] * x{d}', separator=' + ')}), {real}(0))"
+    norm = f"norm[l] = {each('u{d}[l] * u{d}[l]', separator=' + ')}" if out else "pass"
     kept = f"""z = covers + i * {width + 1}
 {each("z{d} = f[z + {d}]", width + 1) if polynomial else "pass"}
 for c in range(used):
@@ -121,10 +130,10 @@ for c in range(used):
         """The sum over the points; `kept` is what else is done with their covariances, which takes a store of each."""
         text = f"""for i in range(n):
     p = points + i * {width + 1}
-    factor = f[p]; {each("x{d} = f[p + 1 + {d}]")}
+    factor = f[p]; {load}
     for l in range({wide}):
-        {each("away{d} = u{d}[l] - x{d}")}
-        r = {each("away{d} * away{d}", separator=" + ")}
+        {near}
+        r = {distance}
         {root}
         value = {value}
         {"values[l] = value" if kept else "pass"}
@@ -149,6 +158,7 @@ def evaluate(f, table, v, y, y0, k, groups):
     outputs, n, waves, stride, spread = table[0], table[1], table[3], table[5], table[6]
     {each(f"u{{d}} = carray(stack({wide}), ({wide},)); v{{d}} = carray(stack({wide}), ({wide},))")}
     total, values = carray(stack({wide}), ({wide},)), carray(stack({wide}), ({wide},))
+    norm = carray(stack({wide}), ({wide},))
     part = stack({ROWS * lanes})
     parts = carray(part, ({ROWS}, {lanes}))
     for e in range(outputs):
@@ -168,6 +178,8 @@ def evaluate(f, table, v, y, y0, k, groups):
                     {each(f"v{{d}}[c * {lanes} + l] = v[((g + c) * {width} + {{d}}) * {lanes} + l]")}
             for l in range({wide}):
                 {each("u{d}[l] = v{d}[l] * f[at + {d}]")}
+            for l in range({wide}):
+                {norm}
             for l in range({wide}):
                 total[l] = {form(f"at + {width}")}
             if spread:
