@@ -19,6 +19,7 @@ import numpy as np
 
 from mpcrl.core.vecmath import wrap_to_pi
 from mpcrl.tasks.canvas import GREEN, INK, ORANGE, PALE, Canvas
+from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.task import AnalyticTask
 
 
@@ -97,6 +98,11 @@ def pendulum_swingup() -> AnalyticTask:
         preset={"planner": "icem", "budget": 128, "horizon": 30, "beta": 2.0},
         state_names=("angle", "rate"),
         angles=("angle",),
+        goal=Goal(
+            terms=({"sin angle": params.length}, {"cos angle": params.length}),
+            target=(0.0, params.length),
+            width=0.5 * params.length,
+        ),
         control_names=("torque",),
         step=step,
         reset=reset,
