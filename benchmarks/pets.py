@@ -20,7 +20,7 @@ from typing import Any
 
 import joblib
 
-from mpcrl.agents.pets import episode_key
+from mpcrl.agents.agent import episode_key
 from mpcrl.experiments.configure import agent_for, planner_for
 from mpcrl.experiments.machine import machine
 from mpcrl.experiments.run import run_task

@@ -23,7 +23,7 @@ from typing import Any
 from bench_peers import PEERS, REPOSITORY, environments
 from pets import RESULTS, STUDIES
 
-from mpcrl.agents.pets import episode_key
+from mpcrl.agents.agent import episode_key
 from mpcrl.experiments.machine import machine
 from mpcrl.experiments.training import EVALUATION
 from mpcrl.tasks.registry import make_task

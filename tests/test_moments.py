@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mpcrl.kernels import moments as mo
+from mpcrl.kernels.pairs import PAD
 from mpcrl.learning.policy_search import processes_of
 from mpcrl.models.gaussian_process import GaussianProcess
 
@@ -63,7 +64,7 @@ def of_network(net: mo.Network, m: np.ndarray, S: np.ndarray) -> Moments:
 
 
 def of_waves(waves: mo.Waves, m: np.ndarray, S: np.ndarray) -> Moments:
-    F, D = len(waves.index), len(m)
+    F, D = len(waves.which), len(m)
     M, C, V = np.empty(F), np.empty((F, F)), np.empty((D, F))
     mo.wave_moments(waves, m, S, M, C, V)
     return M, C, V
@@ -83,7 +84,7 @@ def network_values(net: mo.Network, x: np.ndarray) -> np.ndarray:
 
 
 def wave_values(waves: mo.Waves, x: np.ndarray) -> np.ndarray:
-    return waves.amplitude * np.cos(waves.multiple * x[:, waves.index] + waves.phase)
+    return waves.amplitude * np.cos(waves.multiple * x[:, waves.which] + waves.phase)
 
 
 # Beside samples.
@@ -189,7 +190,8 @@ def test_a_network_is_a_certain_process() -> None:
     )  # fmt: skip
     gp = processes_of(model)
     gain = net.weights[:, :, None] * net.weights[:, None]
-    certain = gp._replace(beta=net.weights, gain=np.tril(gain) + np.tril(gain, -1), factor=1e30 * gp.factor)
+    padded = np.pad(np.tril(gain) + np.tril(gain, -1), ((0, 0), (0, -6 % PAD), (0, -6 % PAD)))
+    certain = gp._replace(beta=net.weights, gain=padded, factor=1e30 * gp.factor)
     M, C, V = of_process(certain, m, S)
     C -= np.diag(gp.variance)  # what nothing explains
     for got, expected in zip(of_network(net, m, S), (M, C, V), strict=True):

@@ -34,7 +34,7 @@ from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
 
-SMALL = PILCOConfig(basis=5, horizon=8, trial_steps=12, evaluations=6)
+SMALL = PILCOConfig(basis=5, restarts=1, horizon=8, trial_steps=12, evaluations=6)
 FLAGS = ["--setting", "basis=5", "--setting", "trial_steps=12", "--setting", "evaluations=6", "--horizon", "8"]
 
 # Numbers, angles, one that the dynamics do not depend on, and one that is predicted itself.
@@ -143,11 +143,11 @@ def test_a_search_goes_down_and_does_not_depend_on_threads() -> None:
     before = forecast(chain, policy, mean, cov, 6).total
     told: list[Any] = []
     starts = [policy, setting("linear")[1]]
-    found = search(chain, starts, mean, cov, 6, evaluations=15, on_evaluation=told.append)
+    found = search(chain, starts, mean=mean, cov=cov, horizon=6, evaluations=15, on_evaluation=told.append)
     assert found.cost < before
     assert found.cost == pytest.approx(forecast(chain, found.policy, mean, cov, 6).total, rel=1e-12)
     assert min(progress.cost for progress in told) == found.cost
-    again = search(chain, starts, mean, cov, 6, evaluations=15, threads=2)
+    again = search(chain, starts, mean=mean, cov=cov, horizon=6, evaluations=15, threads=2)
     np.testing.assert_array_equal(again.policy.parameters, found.policy.parameters)
 
 
@@ -247,7 +247,8 @@ def test_the_cartpole_conserves_energy_without_friction() -> None:
         height = -0.5 * p.length * math.cos(x[1])
         return 0.5 * p.cart_mass * x[2] ** 2 + 0.5 * p.pole_mass * speed + p.pole_mass * p.gravity * height
 
-    x = start = (0.1, 2.0, -0.3, 1.0)
+    start: tuple[float, ...] = (0.1, 2.0, -0.3, 1.0)
+    x = start
     for _ in range(20):
         x = task.step(x, (0.0,), p)
     assert energy(x) == pytest.approx(energy(start), abs=1e-4)
@@ -255,7 +256,7 @@ def test_the_cartpole_conserves_energy_without_friction() -> None:
 
 
 def test_sensors_are_noisy_and_costs_are_not() -> None:
-    task = make_task("cartpole-pilco")
+    task = ANALYTIC_TASKS["cartpole-pilco"]()
     clean = dataclasses.replace(task, sensor_noise=())
     noisy_world, clean_world = world_of(task), world_of(clean)
     noise, control = [], np.zeros(1)
@@ -301,7 +302,7 @@ def test_trials_are_told_beside_what_was_predicted() -> None:
     told: list[object] = []
     first, second = agent.trial(world), agent.trial(world, on_learning=told.append)
     assert first.forecast is None
-    assert "policy search 1/2: evaluation 1, expected cost" in str(told[0])
+    assert "policy search 1/1: evaluation 1, expected cost" in str(told[0])
     assert second.forecast is not None
     assert second.forecast.means.shape == (9, 4) and second.forecast.states.shape == (13, 4)
     assert (second.forecast.deviations > 0).all()

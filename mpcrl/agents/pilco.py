@@ -15,6 +15,7 @@ whose expectation is known; the belief about the first state is that of the task
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import numpy as np
 from mpcrl.agents.agent import Forecasted, StepDone, Surroundings, Trial, episode_key, task_fingerprint
 from mpcrl.control.feedback import Feedback
 from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
-from mpcrl.core.checks import positive_integer
+from mpcrl.core.checks import positive_integer, positive_number
 from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.threads import ThreadBudget
@@ -72,7 +73,10 @@ class PILCOConfig:
     evaluations : int
         Of cost and gradient, from each start of a search.
     restarts : int
-        Starts of a search at random policies; but for the first, one more starts at the policy before.
+        Starts at random policies, of the first search, and of others that from the policy before find none that is
+        `enough`.
+    enough : float
+        Expected cost of a good policy, over the most that there can be.
     points : int
         Transitions that the processes are conditioned on at most, the last ones.
     """
@@ -82,7 +86,8 @@ class PILCOConfig:
     horizon: int | None = None
     trial_steps: int | None = None
     evaluations: int = 150
-    restarts: int = 1
+    restarts: int = 2
+    enough: float = 0.5
     points: int = 600
 
     def __post_init__(self) -> None:
@@ -90,6 +95,7 @@ class PILCOConfig:
             raise InvalidInput(f"policy must be {' or '.join(POLICIES)}, got {self.policy!r}")
         for name in ("basis", "evaluations", "restarts", "points"):
             positive_integer(name, getattr(self, name))
+        positive_number("enough", self.enough)
         for name in ("horizon", "trial_steps"):
             if getattr(self, name) is not None:
                 positive_integer(name, getattr(self, name))
@@ -161,7 +167,9 @@ class PILCO:
         """Apply the policy, or random controls before there is one, and store what came of it."""
         key, self.episodes = episode_key(self.seed, self.episodes), self.episodes + 1
         rng = np.random.default_rng((key, 1))
-        states, taken, rewards, ended = [world.reset(key)], [], [], ""
+        states, ended = [world.reset(key)], ""
+        taken: list[np.ndarray] = []
+        rewards: list[float] = []
         while not ended and len(taken) < self.trial_steps:
             if self._policy is None:
                 control = rng.uniform(self.task.control_low, self.task.control_high)
@@ -187,17 +195,21 @@ class PILCO:
         inputs = self.features.inputs(rows.states, rows.controls)
         self._use(fit(inputs, self._targets(rows.states, rows.next_states), seed=self.seed, threads=threads))
         assert self._start is not None and self._chain is not None
-        rng = np.random.default_rng(np.random.SeedSequence((self.seed, self.trials, 2)))
-        starts = [self._random_policy(rows.states, rng) for _ in range(self.config.restarts)]
-        found = search(
+        searched = functools.partial(
+            search,
             self._chain,
-            [*([] if self._policy is None else [self._policy]), *starts],
-            *self._start,
-            self.horizon,
+            mean=self._start[0],
+            cov=self._start[1],
+            horizon=self.horizon,
             evaluations=self.config.evaluations,
             threads=threads,
             on_evaluation=on_evaluation,
         )
+        found = None if self._policy is None else searched([self._policy])
+        if found is None or found.cost > self.config.enough * self.horizon:
+            rng = np.random.default_rng(np.random.SeedSequence((self.seed, self.trials, 2)))
+            other = searched([self._random_policy(rows.states, rng) for _ in range(self.config.restarts)])
+            found = other if found is None or other.cost < found.cost else found
         self._policy = found.policy
         return found
 

@@ -24,6 +24,7 @@ from mpcrl.tasks.task import AnalyticTask, Task
 
 if TYPE_CHECKING:
     from mpcrl.agents.agent import Agent
+    from mpcrl.agents.gp_mpc import GPMPCConfig
     from mpcrl.agents.pets import PETSConfig
     from mpcrl.agents.pilco import PILCOConfig
 
@@ -38,7 +39,7 @@ MODELS = {
 MODEL_FOLDER = "model"
 """Where a training keeps what it learned, in its own folder."""
 
-_C = TypeVar("_C", "PETSConfig", "PILCOConfig")
+_C = TypeVar("_C", "PETSConfig", "PILCOConfig", "GPMPCConfig")
 
 _DTYPES = ("float32", "float64")
 _SIZES = ("budget", "horizon")
@@ -180,6 +181,7 @@ AGENTS = {
     "deterministic": "one deterministic network and the task's planner: what the ensemble is to be better than",
     "random-shooting": "one deterministic network and random shooting: the simplest there is",
     "pilco": "Gaussian processes, and a policy searched for along the gradient of its expected cost; few numbers only",
+    "gp-mpc": "Gaussian processes that learn at every step, and plans along the gradient of their expected cost",
 }
 """What `mpcrl train` may be given."""
 
@@ -201,7 +203,7 @@ def agent_for(
     Parameters
     ----------
     settings : mapping of str
-        Of `PETSConfig` and its `EnsembleConfig`, or of `PILCOConfig`, as text that is read as the type of each.
+        Of `PETSConfig` and its `EnsembleConfig`, of `PILCOConfig`, or of `GPMPCConfig` and its `BeliefPlanner`, as text that is read as the type of each.
     """
     if algo not in AGENTS:
         raise unknown_name("agent", algo, AGENTS)
@@ -215,6 +217,14 @@ def agent_for(
         if horizon is not None:
             searched = dataclasses.replace(searched, horizon=horizon)
         return PILCO(task, config=searched, seed=seed, threads=threads)
+    if algo == "gp-mpc":
+        from mpcrl.agents.gp_mpc import GPMPC, GPMPCConfig
+
+        for name, given in (("planner", planner), ("budget", budget), ("option", options)):
+            if given:
+                raise InvalidInput(f"gp-mpc plans by a gradient of its own: leave --{name} out")
+        sizes = {} if horizon is None else {"horizon": str(horizon)}
+        return GPMPC(task, config=_configured(GPMPCConfig(), {**(settings or {}), **sizes}), seed=seed, threads=threads)
     from mpcrl.agents.pets import PETS, PETSConfig, deterministic
 
     config = _configured(PETSConfig(), settings or {})
@@ -286,7 +296,8 @@ def _typed(planner: str, key: str, value: Any) -> Any:
 def _configured(config: _C, settings: Mapping[str, str]) -> _C:
     """Settings by name into the configuration, and into those that are parts of it."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    parts = {name: value for name, value in values.items() if dataclasses.is_dataclass(value) and name != "risk"}
+    whole = ("risk",)  # one setting, though it is made of several numbers
+    parts: dict[str, Any] = {k: v for k, v in values.items() if dataclasses.is_dataclass(v) and k not in whole}
     kinds = {f.name: (name, str(f.type)) for name, part in parts.items() for f in dataclasses.fields(part)}
     kinds |= {f.name: ("", str(f.type)) for f in dataclasses.fields(config) if f.name not in parts}
     read: dict[str, dict[str, Any]] = {}
@@ -297,8 +308,9 @@ def _configured(config: _C, settings: Mapping[str, str]) -> _C:
             raise InvalidInput(f"an agent has no setting {name!r}; {hint}settings: {', '.join(kinds)}")
         room, kind = kinds[name]
         read.setdefault(room, {})[name] = _read_setting(name, text, kind)
-    own = read.pop("", {})
-    return dataclasses.replace(config, **own, **{k: dataclasses.replace(parts[k], **v) for k, v in read.items()})
+    own: dict[str, Any] = read.pop("", {})
+    own |= {part: dataclasses.replace(parts[part], **values) for part, values in read.items()}
+    return dataclasses.replace(config, **own)
 
 
 def _risk(text: str) -> Risk:

@@ -33,7 +33,6 @@ from mpcrl.kernels.moments import (
     process_moments,
     quadratic_cost,
     saturating_cost,
-    tape_of,
     wave_adjoint,
     wave_moments,
 )
@@ -142,7 +141,7 @@ def _product(A, B, C):
 @kernel
 def features(plain, waves, m, S, z, z_cov, z_gain):
     """Moments of (plain numbers, waves) of a normal state; `z_gain` is S^-1 cov(x, z)."""
-    P, F, nx = len(plain), len(waves.index), len(m)
+    P, F, nx = len(plain), len(waves.which), len(m)
     z_gain[:] = 0.0
     for p in range(P):
         z[p] = m[plain[p]]
@@ -161,7 +160,7 @@ def features(plain, waves, m, S, z, z_cov, z_gain):
 @kernel
 def features_adjoint(plain, waves, m, S, z_gain, dz, dz_cov, dz_gain, dm, dS):
     """Add to dm and dS; `dz_gain` is used up."""
-    P, F, nx = len(plain), len(waves.index), len(m)
+    P, F, nx = len(plain), len(waves.which), len(m)
     for p in range(P):
         dm[plain[p]] += dz[p]
         for q in range(P):
@@ -176,17 +175,21 @@ def features_adjoint(plain, waves, m, S, z_gain, dz, dz_cov, dz_gain, dm, dS):
 
 
 @kernel
-def _act(chain, net, m, S, step):
-    """From a belief to the moments of the model's input."""
+def _act(chain, net, given, m, S, step):
+    """From a belief to the moments of the model's input: under `given` controls [nu], or under the policy without."""
     nx, nz, nu = len(m), len(step.z), len(step.v)
     for i in range(nx):
         for j in range(nx):
             step.seen[i, j] = S[i, j]
         step.seen[i, i] += chain.noise[i]
     features(chain.plain, chain.waves, m, step.seen, step.z, step.z_cov, step.z_gain)
-    network_moments(net, step.z, step.z_cov, step.v, step.v_cov, step.v_gain)
-    mean, cov, gain = np.empty(2 * nu), np.empty((2 * nu, 2 * nu)), np.empty((nu, 2 * nu))
-    wave_moments(chain.squash, step.v, step.v_cov, mean, cov, gain)
+    mean, cov, gain = np.zeros(2 * nu), np.zeros((2 * nu, 2 * nu)), np.zeros((nu, 2 * nu))
+    if given.size:
+        mean[::2] = given - chain.middle
+        step.v_gain[:] = 0.0
+    else:
+        network_moments(net, step.z, step.z_cov, step.v, step.v_cov, step.v_gain)
+        wave_moments(chain.squash, step.v, step.v_cov, mean, cov, gain)
     whole, whole_cov = np.empty(nz + nu), np.empty((nz + nu, nz + nu))
     for j in range(nu):
         whole[nz + j] = chain.middle[j] + mean[2 * j] + mean[2 * j + 1]
@@ -261,15 +264,9 @@ def _retreat(chain, step, joint, gain, dm, dS, dm_now, dS_now, dz_gain, d_joint)
 
 
 @kernel
-def expected_cost(cost, waves, m, S, dm, dS):
-    """Mean and variance of the cost of a normal state; into dm and dS the derivatives of the mean."""
-    return bounded_cost(cost, waves, m, S, 0.0, dm, dS)
-
-
-@kernel
 def bounded_cost(cost, waves, m, S, caution, dm, dS):
     """As `expected_cost`, with the derivatives of the mean and `caution` standard deviations."""
-    nx, F, K = len(m), len(waves.index), len(cost.target)
+    nx, F, K = len(m), len(waves.which), len(cost.target)
     nz = nx + F
     plain = np.arange(nx)
     z, z_cov, z_gain = np.empty(nz), np.empty((nz, nz)), np.empty((nx, nz))
@@ -304,6 +301,12 @@ def bounded_cost(cost, waves, m, S, caution, dm, dS):
 
 
 @kernel
+def expected_cost(cost, waves, m, S, dm, dS):
+    """Mean and variance of the cost of a normal state; into dm and dS the derivatives of the mean."""
+    return bounded_cost(cost, waves, m, S, 0.0, dm, dS)
+
+
+@kernel
 def _tapes(H, E, D, gradient):
     count = H if gradient else 1
     return (
@@ -312,7 +315,7 @@ def _tapes(H, E, D, gradient):
 
 
 @kernel
-def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
+def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_net):
     """Carry a belief through H steps.
 
     Parameters
@@ -320,6 +323,8 @@ def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
     chain : Chain
     net : Network
         The policy over z.
+    controls : ndarray [H, nu] or [0, nu]
+        What is done in the place of the policy's controls; without a gradient.
     means, covs : ndarray [H + 1, nx], [H + 1, nx, nx]
         In: the first of each; out: the others.
     costs, deviations : ndarray [H + 1]
@@ -333,7 +338,7 @@ def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
         The sum of `costs[1:]`.
     """
     H, nx, nu, D = len(means) - 1, means.shape[1], len(chain.middle), len(chain.seen)
-    nz = len(chain.plain) + len(chain.waves.index)
+    nz = len(chain.plain) + len(chain.waves.which)
     step = _step_of(nx, nz, nu, D)
     M, C, V = np.empty(nx), np.empty((nx, nx)), np.empty((D, nx))
     one, two, three, four = _tapes(H, nx, D, gradient)
@@ -346,7 +351,7 @@ def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
         if t < H:
             k = t if gradient else 0
             tape = Tape(one[k], two[k], three[k], four[k])
-            _act(chain, net, means[t], covs[t], step)
+            _act(chain, net, controls[t] if len(controls) else controls.ravel(), means[t], covs[t], step)
             process_moments(chain.model, step.w, step.w_cov, M, C, V, tape, gradient)
             _advance(chain, step, means[t], M, C, V, means[t + 1], covs[t + 1])
     if not gradient:
@@ -361,7 +366,7 @@ def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
             for j in range(nx):
                 dS[i, j] += cost_S[t + 1, i, j]
         tape = Tape(one[t], two[t], three[t], four[t])
-        _act(chain, net, means[t], covs[t], step)
+        _act(chain, net, controls[t] if len(controls) else controls.ravel(), means[t], covs[t], step)
         for d in range(D):
             for a in range(nx):
                 V[d, a] = tape.coupling[a, d] + chain.model.slope[a, d]
@@ -438,15 +443,31 @@ def _given(chain, control, m, S, step):
 
 
 @kernel
-def propagate_controls(chain, controls, means, covs):
-    """As `propagate`, under given controls [H, nu] in the place of a policy, and without costs."""
-    nx, nu, D = means.shape[1], len(chain.middle), len(chain.seen)
-    step, tape = _step_of(nx, len(chain.plain) + len(chain.waves.index), nu, D), tape_of(nx, D)
-    M, C, V = np.empty(nx), np.empty((nx, nx)), np.empty((D, nx))
-    for t in range(len(controls)):
-        _given(chain, controls[t], means[t], covs[t], step)
-        process_moments(chain.model, step.w, step.w_cov, M, C, V, tape, False)
-        _advance(chain, step, means[t], M, C, V, means[t + 1], covs[t + 1])
+def _limits_cost(aim, m, S, multipliers, excess, dm, dS):
+    """What the limits add at one belief; adds to dm and dS."""
+    nx, total = len(m), 0.0
+    direction = np.empty(nx)
+    for k in range(len(aim.bound)):
+        variance = 0.0
+        value = -aim.bound[k]
+        for i in range(nx):
+            direction[i] = 0.0
+            for j in range(nx):
+                direction[i] += S[i, j] * aim.normal[k, j]
+            value += aim.normal[k, i] * m[i]
+            variance += aim.normal[k, i] * direction[i]
+        deviation = np.sqrt(max(variance, 0.0))
+        excess[k] = value + aim.quantile[k] * deviation
+        push = multipliers[k] + aim.stiffness * excess[k]
+        total -= 0.5 * multipliers[k] ** 2 / aim.stiffness
+        if push > 0.0:
+            total += 0.5 * push**2 / aim.stiffness
+            spread = 0.5 * push * aim.quantile[k] / deviation if variance > _CERTAIN else 0.0
+            for i in range(nx):
+                dm[i] += push * aim.normal[k, i]
+                for j in range(nx):
+                    dS[i, j] += spread * aim.normal[k, i] * aim.normal[k, j]
+    return total
 
 
 @kernel
@@ -473,7 +494,7 @@ def controls_cost(chain, aim, controls, means, covs, costs, excess, gradient, d_
         The sum of the costs, and of what the limits add.
     """
     H, nx, nu, D = len(controls), means.shape[1], len(chain.middle), len(chain.seen)
-    nz = len(chain.plain) + len(chain.waves.index)
+    nz = len(chain.plain) + len(chain.waves.which)
     step = _step_of(nx, nz, nu, D)
     M, C, V = np.empty(nx), np.empty((nx, nx)), np.empty((D, nx))
     one, two, three, four = _tapes(H, nx, D, gradient)
@@ -530,32 +551,4 @@ def controls_cost(chain, aim, controls, means, covs, costs, excess, gradient, d_
             chain.plain, chain.waves, means[t], step.seen, step.z_gain, dz, dz_cov, dz_gain, dm_now, dS_now
         )
         dm, dS = dm_now, dS_now
-    return total
-
-
-@kernel
-def _limits_cost(aim, m, S, multipliers, excess, dm, dS):
-    """What the limits add at one belief; adds to dm and dS."""
-    nx, total = len(m), 0.0
-    direction = np.empty(nx)
-    for k in range(len(aim.bound)):
-        variance = 0.0
-        value = -aim.bound[k]
-        for i in range(nx):
-            direction[i] = 0.0
-            for j in range(nx):
-                direction[i] += S[i, j] * aim.normal[k, j]
-            value += aim.normal[k, i] * m[i]
-            variance += aim.normal[k, i] * direction[i]
-        deviation = np.sqrt(max(variance, 0.0))
-        excess[k] = value + aim.quantile[k] * deviation
-        push = multipliers[k] + aim.stiffness * excess[k]
-        total -= 0.5 * multipliers[k] ** 2 / aim.stiffness
-        if push > 0.0:
-            total += 0.5 * push**2 / aim.stiffness
-            spread = 0.5 * push * aim.quantile[k] / deviation if variance > _CERTAIN else 0.0
-            for i in range(nx):
-                dm[i] += push * aim.normal[k, i]
-                for j in range(nx):
-                    dS[i, j] += spread * aim.normal[k, i] * aim.normal[k, j]
     return total

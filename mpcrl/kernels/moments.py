@@ -31,12 +31,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mpcrl.core.compile import inlined, kernel
-from mpcrl.core.vecmath import lane_functions
+from mpcrl.kernels.pairs import PAD, weigh_pairs
 
-_exp = lane_functions(np.float64)["exp"]
-
-_BLOCK, _ROWS = 128, 4  # pairs at a time: 4 rows of the one, 128 of the other, in the first-level cache
-_MOST = 700.0  # exp of it is finite
+_LOG2_E = 1 / math.log(2)
+_MOST = 1000.0  # 2 to it is finite
 
 
 class Processes(NamedTuple):
@@ -51,9 +49,9 @@ class Processes(NamedTuple):
     beta: np.ndarray
     """[E, n]"""
     gain: np.ndarray
-    """[E, n, n]: beta beta' - K^-1, its lower triangle with all below the diagonal doubled"""
+    """[E, N, N]: beta beta' - K^-1, its lower triangle with all below the diagonal doubled; N is n, padded to `PAD`s"""
     factor: np.ndarray
-    """[E, n, n]: L with L L' = K"""
+    """[E, n, n]: L', L L' = K, by rows"""
     slope: np.ndarray
     """[E, D]"""
     intercept: np.ndarray
@@ -76,10 +74,10 @@ class Network(NamedTuple):
 
 
 class Waves(NamedTuple):
-    """F functions amplitude cos(multiple x[index] + phase) of some of the numbers of x."""
+    """F functions amplitude cos(multiple x[which] + phase) of some of the numbers of x."""
 
-    index: np.ndarray
-    """[F] int64"""
+    which: np.ndarray
+    """[F] int64: of the numbers of x"""
     multiple: np.ndarray
     """[F]"""
     phase: np.ndarray
@@ -204,114 +202,39 @@ def _activations(inputs, precision, m, S, scale, T, P, q):
 
 
 @kernel
-def _unexplained(L, q, variance):
-    """variance - |L^-1 q|^2."""
+def _unexplained(upper, q, rest, variance):
+    """variance - |L^-1 q|^2, of L'; `rest` [n] is worked in."""
     n = len(q)
-    x = np.empty(n)
-    for i in range(n):
-        total = q[i]
-        for k in range(i):
-            total -= L[i, k] * x[k]
-        x[i] = total / L[i, i]
-        variance -= x[i] * x[i]
+    rest[:] = q
+    for k in range(n):
+        x = rest[k] / upper[k, k]
+        variance -= x * x
+        _add_scaled(rest[k + 1 :], -x, upper[k, k + 1 :])
     return variance
 
 
 @inlined
-def _add_products(out, a, b, c, d, p, q, r, s):
-    """out += a p + b q + c r + d s for rows p, q, r, s. Rows, because an index that may be negative stops SIMD."""
-    for j in range(len(out)):
-        out[j] += a * p[j] + b * q[j] + c * r[j] + d * s[j]
+def _add_scaled(out, factor, row):
+    """out += factor row."""
+    for i in range(len(out)):
+        out[i] += factor * row[i]
 
 
 @inlined
-def _weigh(e, scale, columns, total):
-    """Exponents to weights, and weights without the part that does not depend on S into `total`."""
-    for j in range(len(e)):
-        f = _exp(min(e[j], _MOST))
-        w = scale * columns[j]
-        total[j] += w * (f - 1.0)
-        e[j] = w * f
-
-
-@inlined
-def _weigh_gained(e, scale, columns, gain, total):
-    """As `_weigh`, of one output with itself."""
-    for j in range(len(e)):
-        f = _exp(min(e[j], _MOST))
-        w = scale * columns[j] * gain[j]
-        total[j] += w * (f - 1.0)
-        e[j] = w * f
+def _half_form(K, w, image, out):
+    """out_i = -w_i' K w_i / 2 over log 2, of columns of w [D, N]; `image` [N] is worked in."""
+    out[:] = 0.0
+    for d in range(len(w)):
+        image[:] = 0.0
+        for e in range(len(w)):
+            _add_scaled(image, -0.5 * _LOG2_E * K[d, e], w[e])
+        for i in range(len(out)):
+            out[i] += image[i] * w[d, i]
 
 
 @kernel
-def _pairs(y, x, rows, columns, gain, symmetric, zeta, above, sums, gradient):
-    """sum_ij rows_i columns_j gain_ij (e_ij - 1), e_ij = exp(y_i . x_j), and the moments of zeta under its weights.
-
-    Weights are W_ij = rows_i columns_j gain_ij e_ij; gain counts as 1 unless `symmetric`, where pairs above the
-    diagonal are not looked at, since those below it count twice.
-
-    Parameters
-    ----------
-    y : ndarray [n', W]
-        Zeros follow its n rows up to a multiple of 4.
-    x : ndarray [W, n]
-    rows, columns : ndarray [n'], [n]
-    zeta : ndarray [D + 1, n']
-        The last of its rows is 1.
-    above : ndarray [n']
-        Out: sum_j W_ij.
-    sums : ndarray [D + 1, n]
-        Out: sum_i zeta_di W_ij.
-    gradient : bool
-        Whether to make these two.
-    """
-    n, width, size = len(columns), y.shape[1], len(zeta)
-    e = np.empty((_ROWS, _BLOCK))
-    total = np.zeros(_BLOCK)
-    partial = np.zeros((_ROWS, _BLOCK))
-    above[:] = 0.0
-    sums[:] = 0.0
-    for i0 in range(0, n, _ROWS):
-        last = min(i0 + _ROWS, n) if symmetric else n
-        partial[:] = 0.0
-        for j0 in range(0, last, _BLOCK):
-            j1 = min(j0 + _BLOCK, last)
-            for r in range(_ROWS):
-                i = i0 + r
-                row = e[r, : j1 - j0]
-                row[:] = 0.0
-                for d in range(0, width, 4):
-                    _add_products(
-                        row, y[i, d], y[i, d + 1], y[i, d + 2], y[i, d + 3],
-                        x[d, j0:j1], x[d + 1, j0:j1], x[d + 2, j0:j1], x[d + 3, j0:j1],
-                    )  # fmt: skip
-                if symmetric:
-                    _weigh_gained(row, rows[i], columns[j0:j1], gain[min(i, n - 1), j0:j1], total)
-                else:
-                    _weigh(row, rows[i], columns[j0:j1], total)
-            if gradient:
-                for r in range(_ROWS):
-                    for j in range(j1 - j0):
-                        partial[r, j] += e[r, j]
-                for d in range(size):
-                    _add_products(
-                        sums[d, j0:j1], zeta[d, i0], zeta[d, i0 + 1], zeta[d, i0 + 2], zeta[d, i0 + 3],
-                        e[0], e[1], e[2], e[3],
-                    )  # fmt: skip
-        if gradient:
-            for r in range(_ROWS):
-                for j in range(min(_BLOCK, last)):
-                    above[i0 + r] += partial[r, j]
-    value = 0.0
-    for j in range(_BLOCK):
-        value += total[j]
-    return value
-
-
-@kernel
-def _cross(zeta, n, pa, pb, Ta, Tb, T, constant, y, x):
-    """Factors of delta of a pair of outputs: delta_ij = y_i . x_j. With rows of zeros after the n of y.
+def _cross(zeta, pa, pb, Ta, Tb, T, constant, y, u, x, v, w):
+    """delta of a pair of outputs, over log 2: u_i + v_j + sum_d y_di x_dj. `w` [D + 1, N] is worked in.
 
     Terms of i alone are -w' Ta A_b T w / 2 with w = A_a zeta_i, those of j likewise: what is left of the exponents of
     Q_ij, q_i and q_j where all that does not vanish with S is taken out by hand.
@@ -323,31 +246,18 @@ def _cross(zeta, n, pa, pb, Ta, Tb, T, constant, y, x):
             for k in range(D):
                 K[d, e] += Ta[d, k] * pb[k] * T[k, e]
                 J[d, e] += Tb[d, k] * pa[k] * T[k, e]
-    w = np.empty(D)
-    y[:] = 0.0
-    x[:] = 0.0
-    for i in range(n):
-        for d in range(D):
-            w[d] = pa[d] * zeta[d, i]
-        form = 0.0
-        for d in range(D):
-            row, image = 0.0, 0.0
-            for e in range(D):
-                row += K[d, e] * w[e]
-                image += T[d, e] * w[e]
-            form += w[d] * row
-            y[i, d] = image
-        y[i, D], y[i, D + 1] = constant - 0.5 * form, 1.0
-        for d in range(D):
-            w[d] = pb[d] * zeta[d, i]
-        form = 0.0
-        for d in range(D):
-            row = 0.0
-            for e in range(D):
-                row += J[d, e] * w[e]
-            form += w[d] * row
-            x[d, i] = w[d]
-        x[D, i], x[D + 1, i] = 1.0, -0.5 * form
+    for d in range(D):
+        for i in range(len(u)):
+            w[d, i] = pa[d] * zeta[d, i]
+            x[d, i] = pb[d] * zeta[d, i]
+    for d in range(D):
+        y[d] = 0.0
+        for e in range(D):
+            _add_scaled(y[d], _LOG2_E * T[d, e], w[e])
+    _half_form(K, w[:D], w[D], u)
+    _half_form(J, x, w[D], v)
+    for i in range(len(u)):
+        u[i] += _LOG2_E * constant
 
 
 @kernel
@@ -421,8 +331,7 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
     """
     n, D = gp.inputs.shape
     E = len(gp.beta)
-    padded = -(-n // _ROWS) * _ROWS
-    width = -(-(D + 2) // 4) * 4
+    padded = -(-n // PAD) * PAD
     q, logs = np.zeros((E, padded)), np.empty(E)
     T, P = np.empty((E, D, D)), np.empty((D, D))
     zeta = np.zeros((D + 1, padded))
@@ -434,35 +343,35 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
         logs[a] = _activations(gp.inputs, gp.precision[a], m, S, gp.variance[a], T[a], P, q[a, :n])
         total, h = 0.0, np.zeros(D)
         for i in range(n):
-            w = gp.beta[a, i] * q[a, i]
-            total += w
+            weight = gp.beta[a, i] * q[a, i]
+            total += weight
             for d in range(D):
-                h[d] += w * zeta[d, i]
+                h[d] += weight * zeta[d, i]
         tape.mean[a] = total
         for d in range(D):
             tape.coupling[a, d] = 0.0
             for e in range(D):
                 tape.coupling[a, d] += P[d, e] * h[e]
-    y, x = np.empty((padded, width)), np.empty((width, n))
-    rows, columns = np.zeros(padded), np.empty(n)
-    above, sums = np.empty(padded), np.empty((D + 1, n))
+    y, x, w = np.empty((D, padded)), np.empty((D, padded)), np.empty((D + 1, padded))
+    u, v, rows, columns = np.empty(padded), np.empty(padded), np.zeros(padded), np.zeros(padded)
+    above, sums = np.empty(padded), np.empty((D + 1, padded))
     both, Tab = np.empty(D), np.empty((D, D))
     for a in range(E):
         for b in range(a, E):
             for d in range(D):
                 both[d] = gp.precision[a, d] + gp.precision[b, d]
             constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
-            _cross(zeta, n, gp.precision[a], gp.precision[b], T[a], T[b], Tab, constant, y, x)
+            _cross(zeta, gp.precision[a], gp.precision[b], T[a], T[b], Tab, constant, y, u, x, v, w)
             for i in range(n):
                 rows[i] = q[a, i] * (1.0 if a == b else gp.beta[a, i])
                 columns[i] = q[b, i] * (1.0 if a == b else gp.beta[b, i])
-            C[a, b] = _pairs(y, x, rows, columns, gp.gain[a], a == b, zeta, above, sums, gradient)
+            C[a, b] = weigh_pairs(y, u, rows, x, v, columns, gp.gain[a], a == b, zeta, above, sums, gradient)
             if gradient:
                 _pair_gradient(
                     zeta, gp.precision[a], gp.precision[b], Tab, above, sums, tape.pair_m[a, b], tape.pair_S[a, b]
                 )
             C[b, a] = C[a, b]
-        C[a, a] += _unexplained(gp.factor[a], q[a, :n], gp.variance[a])
+        C[a, a] += _unexplained(gp.factor[a], q[a, :n], rows[:n], gp.variance[a])
     _with_line(gp.slope, gp.intercept, m, S, tape.mean, tape.coupling, M, C, V)
 
 
@@ -590,32 +499,31 @@ def network_moments(net, m, S, M, C, V):
     for a in range(E):
         logs[a] = _activations(net.centres, net.precision[a], m, S, 1.0, T[a], P, q[a])
         for i in range(n):
-            w = net.weights[a, i] * q[a, i]
-            mean[a] += w
+            weight = net.weights[a, i] * q[a, i]
+            mean[a] += weight
             for d in range(D):
                 for e in range(D):
-                    coupling[a, d] += w * P[d, e] * (net.centres[i, e] - m[e])
+                    coupling[a, d] += weight * P[d, e] * (net.centres[i, e] - m[e])
     zeta = np.empty((D + 1, n))
     for i in range(n):
         for d in range(D):
             zeta[d, i] = net.centres[i, d] - m[d]
-    width = -(-(D + 2) // 4) * 4
-    y, x = np.empty((n, width)), np.empty((width, n))
+    y, x, w, u, v = np.empty((D, n)), np.empty((D, n)), np.empty((D + 1, n)), np.empty(n), np.empty(n)
     both, Tab = np.empty(D), np.empty((D, D))
     for a in range(E):
         for b in range(a, E):
             for d in range(D):
                 both[d] = net.precision[a, d] + net.precision[b, d]
             constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
-            _cross(zeta, n, net.precision[a], net.precision[b], T[a], T[b], Tab, constant, y, x)
+            _cross(zeta, net.precision[a], net.precision[b], T[a], T[b], Tab, constant, y, u, x, v, w)
             total = 0.0
             for i in range(n):
                 for j in range(n):
-                    delta = 0.0
-                    for d in range(D + 2):
-                        delta += y[i, d] * x[d, j]
-                    w = net.weights[a, i] * q[a, i] * net.weights[b, j] * q[b, j]
-                    total += w * (math.exp(min(delta, _MOST)) - 1.0)
+                    delta = u[i] + v[j]
+                    for d in range(D):
+                        delta += y[d, i] * x[d, j]
+                    weight = net.weights[a, i] * q[a, i] * net.weights[b, j] * q[b, j]
+                    total += weight * math.expm1(min(delta, _MOST) / _LOG2_E)
             C[a, b] = C[b, a] = total
     _with_line(net.slope, net.intercept, m, S, mean, coupling, M, C, V)
 
@@ -710,15 +618,15 @@ def wave_moments(waves, m, S, M, C, V):
     M, C, V : ndarray [F], [F, F], [D, F]
         Out: mean, covariance, and S^-1 cov(x, f).
     """
-    F = len(waves.index)
+    F = len(waves.which)
     V[:] = 0.0
     for f in range(F):
-        a, k = waves.index[f], waves.multiple[f]
+        a, k = waves.which[f], waves.multiple[f]
         angle, size = k * m[a] + waves.phase[f], waves.amplitude[f] * math.exp(-0.5 * k * k * S[a, a])
         M[f] = size * math.cos(angle)
         V[a, f] = -k * size * math.sin(angle)
         for g in range(f + 1):
-            b, h = waves.index[g], waves.multiple[g]
+            b, h = waves.which[g], waves.multiple[g]
             other = h * m[b] + waves.phase[g]
             base, x = -0.5 * (k * k * S[a, a] + h * h * S[b, b]), k * h * S[a, b]
             scale = 0.5 * waves.amplitude[f] * waves.amplitude[g]
@@ -731,15 +639,15 @@ def wave_moments(waves, m, S, M, C, V):
 @kernel
 def wave_adjoint(waves, m, S, dM, dC, dV, dm, dS):
     """Add to dm and dS a scalar's derivatives, from those with respect to the results of `wave_moments`."""
-    for f in range(len(waves.index)):
-        a, k = waves.index[f], waves.multiple[f]
+    for f in range(len(waves.which)):
+        a, k = waves.which[f], waves.multiple[f]
         angle, size = k * m[a] + waves.phase[f], waves.amplitude[f] * math.exp(-0.5 * k * k * S[a, a])
         cosine, sine = size * math.cos(angle), size * math.sin(angle)
         dm[a] -= k * (dM[f] * sine + k * dV[a, f] * cosine)
         dS[a, a] -= 0.5 * k * k * (dM[f] * cosine - k * dV[a, f] * sine)
         for g in range(f + 1):
             weight = dC[f, g] + (dC[g, f] if g < f else 0.0)
-            b, h = waves.index[g], waves.multiple[g]
+            b, h = waves.which[g], waves.multiple[g]
             other = h * m[b] + waves.phase[g]
             base, x = -0.5 * (k * k * S[a, a] + h * h * S[b, b]), k * h * S[a, b]
             weight *= 0.5 * waves.amplitude[f] * waves.amplitude[g]

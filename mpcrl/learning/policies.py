@@ -164,10 +164,10 @@ def controls(policy: Policy, z: np.ndarray, low: np.ndarray, high: np.ndarray) -
     return 0.5 * (low + high) + 0.5 * (high - low) * (9 * np.sin(v) + np.sin(3 * v)) / 8
 
 
-def policy_files(policy: LinearPolicy | RBFPolicy) -> dict[str, bytes]:
+def policy_files(policy: Policy) -> dict[str, bytes]:
     """JSON and safetensors that `policy_of_files` makes the policy of."""
     kind = next(name for name, known in _KINDS.items() if isinstance(policy, known))
-    arrays = {name: getattr(policy, name) for name in policy.__dataclass_fields__}
+    arrays = {name: getattr(policy, name) for name in _KINDS[kind].__dataclass_fields__}
     return {"policy.json": to_json({"kind": kind}), "policy.safetensors": to_safetensors(arrays)}
 
 

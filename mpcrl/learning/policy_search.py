@@ -15,10 +15,11 @@ import scipy.linalg
 import scipy.optimize
 
 from mpcrl.core.errors import InvalidInput
-from mpcrl.kernels.belief import Chain, Expected, propagate, propagate_controls
+from mpcrl.kernels.belief import Chain, Expected, propagate
 from mpcrl.kernels.moments import Network, Processes, Waves
+from mpcrl.kernels.pairs import PAD
 from mpcrl.learning.calibration import Predictor
-from mpcrl.learning.policies import Policy, squash_waves
+from mpcrl.learning.policies import LinearPolicy, Policy, squash_waves
 from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.tasks.features import Features
 from mpcrl.tasks.goal import Goal
@@ -87,13 +88,15 @@ def processes_of(model: GaussianProcess) -> Processes:
     identity = np.eye(model.count)
     inverse = np.array([scipy.linalg.cho_solve((l, True), identity) for l in model.cholesky])
     gain = model.beta[:, :, None] * model.beta[:, None, :] - inverse
+    rest = -model.count % PAD
+    lower = np.pad(np.tril(gain) + np.tril(gain, -1), ((0, 0), (0, rest), (0, rest)))
     return Processes(
         model.inputs,
         model.lengthscale**-2.0,
         model.signal**2,
         model.beta,
-        np.tril(gain) + np.tril(gain, -1),
-        model.cholesky,
+        lower,
+        np.ascontiguousarray(model.cholesky.transpose(0, 2, 1)),
         model.slope,
         model.intercept,
     )
@@ -144,7 +147,7 @@ def policy_inputs(features: Features, states: np.ndarray) -> np.ndarray:
 
 def forecast(chain: Chain, policy: Policy, mean: np.ndarray, cov: np.ndarray, horizon: int) -> Forecast:
     """Beliefs about `horizon` steps from N(mean [nx], cov [nx, nx])."""
-    return _propagated(chain, policy, mean, cov, horizon, False)[0]
+    return _propagated(chain, policy, mean, cov, horizon)[0]
 
 
 def cost_and_gradient(
@@ -154,7 +157,7 @@ def cost_and_gradient(
 
     Infinite, with a gradient of 0, where the belief spreads beyond what numbers hold.
     """
-    found, gradient = _propagated(chain, policy, mean, cov, horizon, True)
+    found, gradient = _propagated(chain, policy, mean, cov, horizon, gradient=True)
     if not (np.isfinite(found.total) and all(np.isfinite(part).all() for part in gradient)):
         return np.inf, np.zeros_like(policy.parameters)
     return found.total, policy.pull(gradient)
@@ -163,10 +166,10 @@ def cost_and_gradient(
 def search(
     chain: Chain,
     starts: Sequence[Policy],
+    *,
     mean: np.ndarray,
     cov: np.ndarray,
     horizon: int,
-    *,
     evaluations: int,
     threads: int = 1,
     on_evaluation: Callable[[SearchProgress], None] = lambda progress: None,
@@ -226,28 +229,38 @@ def search(
 def belief_predictor(chain: Chain, *, particles: int = 100, seed: int = 0) -> Predictor:
     """Draws of what is seen, from the beliefs of each step under given controls, for `calibration`."""
 
+    nz, nu = len(chain.plain) + len(chain.waves.which), len(chain.middle)
+    idle = LinearPolicy(gain=np.zeros((nu, nz)), offset=np.zeros(nu))
+
     def predict(state: np.ndarray, controls: np.ndarray) -> np.ndarray:
         count, horizon, nx = len(controls), controls.shape[1], len(state)
         drawn = np.random.default_rng(seed).standard_normal((particles, count, horizon + 1, nx))
         for n in range(count):
-            means, covs = np.zeros((horizon + 1, nx)), np.zeros((horizon + 1, nx, nx))
-            means[0] = state
-            propagate_controls(chain, np.ascontiguousarray(controls[n]), means, covs)
-            spread = np.sqrt(np.maximum(np.diagonal(covs, axis1=1, axis2=2), 0) + chain.noise)
+            said, _ = _propagated(chain, idle, state, np.zeros((nx, nx)), horizon, controls=controls[n])
+            spread = np.sqrt(np.maximum(np.diagonal(said.covs, axis1=1, axis2=2), 0) + chain.noise)
             spread[0] = 0
-            drawn[:, n] = means + spread * drawn[:, n]
+            drawn[:, n] = said.means + spread * drawn[:, n]
         return drawn
 
     return predict
 
 
 def _propagated(
-    chain: Chain, policy: Policy, mean: np.ndarray, cov: np.ndarray, horizon: int, gradient: bool
+    chain: Chain,
+    policy: Policy,
+    mean: np.ndarray,
+    cov: np.ndarray,
+    horizon: int,
+    *,
+    gradient: bool = False,
+    controls: np.ndarray | None = None,
 ) -> tuple[Forecast, Network]:
+    """Beliefs under a policy, or controls [H, nu] in its place, and the gradient of their cost by the network."""
     means, covs = np.zeros((horizon + 1, len(mean))), np.zeros((horizon + 1, len(mean), len(mean)))
     means[0], covs[0] = mean, cov
     net = policy.network()
     sums = Network(*(np.zeros_like(part) for part in net))
     costs, deviations = np.empty(horizon + 1), np.empty(horizon + 1)
-    propagate(chain, net, means, covs, costs, deviations, gradient, sums)
+    given = np.ascontiguousarray(np.zeros((0, len(chain.middle))) if controls is None else controls)
+    propagate(chain, net, given, means, covs, costs, deviations, gradient, sums)
     return Forecast(means, covs, costs, deviations), sums

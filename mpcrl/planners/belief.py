@@ -61,6 +61,33 @@ class Solution(NamedTuple):
     failed: int
 
 
+class Believed(NamedTuple):
+    """What controls are believed to lead to.
+
+    Attributes
+    ----------
+    means, covs : ndarray [H + 1, nx], [H + 1, nx, nx]
+        Of the states.
+    costs : ndarray [H]
+        Expected, of each state but the first.
+    """
+
+    means: np.ndarray
+    covs: np.ndarray
+    costs: np.ndarray
+
+
+def believed(chain: Chain, mean: np.ndarray, cov: np.ndarray, controls: np.ndarray) -> Believed:
+    """Beliefs from N(mean [nx], cov [nx, nx]) under controls [H, nu]."""
+    horizon, nx = len(controls), len(mean)
+    means, covs, costs = np.zeros((horizon + 1, nx)), np.zeros((horizon + 1, nx, nx)), np.zeros(horizon)
+    means[0], covs[0] = mean, cov
+    nothing, given = np.zeros((horizon, 0)), np.ascontiguousarray(controls, np.float64)
+    aim = BeliefPlanner(horizon=horizon).aim([""] * nx)
+    controls_cost(chain, aim, given, means, covs, costs, nothing, False, np.zeros_like(given))
+    return Believed(means, covs, costs)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BeliefPlanner:
     """How plans on a belief are made, as the module's docstring says.

@@ -14,9 +14,9 @@ from mpcrl.core.errors import InvalidInput
 class Limit:
     """P(sum of factor times number <= bound) >= probability, at each control step for itself.
 
-    Of a belief N(m, S) about the state that is a'm + quantile(probability) sqrt(a'Sa) <= bound, exactly. It says nothing
-    of all steps or of several limits together: of T such events at least 1 - T (1 - probability) is certain (Boole). Nor
-    does it know where a true distribution has other tails than the normal one that a method carries.
+    Of a belief N(m, S) about the state that is a'm + quantile(probability) sqrt(a'Sa) <= bound, exactly. It says
+    nothing of all steps or of several limits together: T such events hold at once with 1 - T (1 - probability) at least
+    (Boole). Nor does it know where the true distribution has other tails than the normal one that a method carries.
 
     Attributes
     ----------

@@ -19,6 +19,7 @@ import numpy as np
 
 from mpcrl.core.vecmath import wrap_to_pi
 from mpcrl.tasks.canvas import GREEN, INK, ORANGE, PALE, Canvas
+from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.task import AnalyticTask
 
 
@@ -102,4 +103,5 @@ def pendulum_swingup() -> AnalyticTask:
         reset=reset,
         solved=solved,
         draw=draw,
+        goal=Goal(terms=({"sin angle": 1.0}, {"cos angle": 1.0}, {"rate": 0.1}), target=(0.0, 1.0, 0.0), width=1.0),
     )
