@@ -144,8 +144,12 @@ class GPMPC:
         """One trial in `world`, with the learning in it and after it."""
         key, self.episodes = episode_key(self.seed, self.episodes), self.episodes + 1
         rng = np.random.default_rng((key, 1))
-        states, rewards, plan_ms, costs, learning_s, ended = [world.reset(key)], [], [], [], 0.0, ""
-        inputs, targets = [], []  # of random controls, before there are processes
+        states, learning_s, ended = [world.reset(key)], 0.0, ""
+        rewards: list[float] = []
+        plan_ms: list[float] = []
+        costs: list[float] = []
+        inputs: list[np.ndarray] = []  # of random controls, before there are processes
+        targets: list[np.ndarray] = []
         said = [(states[0], np.zeros(self.features.nx))]
         if self._controller is not None:
             self._controller.reset(key)

@@ -9,12 +9,13 @@ Pontryagin's principle: costates run backward where beliefs ran forward.
     subject to  low <= u_t <= high,   P(a_k'x_t <= b_k) >= p_k     for each t and k
 
 The bounds always hold. The limits are those of an augmented Lagrangian (Nocedal and Wright 2006, algorithm 17.4), whose
-multipliers go on from one plan to the next: what is left over when `rounds` are done is told as `Solution.excess`, and
+multipliers go on from one plan that kept them to the next: what is left over when `rounds` are done is told as `Solution.excess`, and
 where no control keeps a limit, none can.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,7 +165,8 @@ class BeliefPlanner:
         if last is not None:
             middle, half = 0.5 * (low + high), 0.5 * (high - low)
             starts.insert(0, np.concatenate([last.controls[1:], last.controls[-1:]]) / half - middle / half)
-            work.aim = aim._replace(multipliers=np.concatenate([last.multipliers[1:], last.multipliers[-1:]]))
+            if self._kept(last.excess):  # those of what nobody can keep have no end
+                work.aim = aim._replace(multipliers=np.concatenate([last.multipliers[1:], last.multipliers[-1:]]))
         best = work.cheapest(starts)
         for number in range(self.rounds if self.limits else 1):
             if work.late:
@@ -176,13 +178,16 @@ class BeliefPlanner:
             pushed = np.maximum(work.aim.multipliers + work.aim.stiffness * found.excess, 0.0)
             if not np.isfinite(pushed).all():
                 break
-            kept = (found.excess <= _SLACK * np.maximum(np.abs(aim.bound), 1.0)).all()
             work.aim = work.aim._replace(multipliers=pushed)
-            if kept:
+            if self._kept(found.excess):
                 break
             if number:
                 work.aim = work.aim._replace(stiffness=4.0 * work.aim.stiffness)
         return work.solution(best)
+
+    def _kept(self, excess: np.ndarray) -> bool:
+        bounds = np.array([limit.bound for limit in self.limits])
+        return bool((excess <= _SLACK * np.maximum(np.abs(bounds), 1.0)).all())
 
 
 class _Late(Exception):
@@ -257,7 +262,7 @@ class _Work:
                 best, least = shares.reshape(start.shape).copy(), cost
             return cost, (self.gradient * half).ravel()
 
-        try:
+        with contextlib.suppress(_Late):
             scipy.optimize.minimize(
                 objective,
                 np.clip(start, -1.0, 1.0).ravel(),
@@ -266,8 +271,6 @@ class _Work:
                 bounds=[(-1.0, 1.0)] * start.size,
                 options={"maxfun": evaluations, "maxiter": evaluations, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-5},
             )
-        except _Late:
-            pass
         return best
 
     def solution(self, shares: np.ndarray) -> Solution:
