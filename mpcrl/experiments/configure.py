@@ -203,7 +203,8 @@ def agent_for(
     Parameters
     ----------
     settings : mapping of str
-        Of `PETSConfig` and its `EnsembleConfig`, of `PILCOConfig`, or of `GPMPCConfig` and its `BeliefPlanner`, as text that is read as the type of each.
+        Of `PETSConfig` and its `EnsembleConfig`, of `PILCOConfig`, or of `GPMPCConfig` and its `BeliefPlanner`, as
+        text that is read as the type of each.
     """
     if algo not in AGENTS:
         raise unknown_name("agent", algo, AGENTS)

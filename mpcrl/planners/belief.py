@@ -1,16 +1,16 @@
 """Plans on a normal belief about the state, as a deterministic system of its mean and covariance.
 
 Kamthe and Deisenroth 2018, "Data-efficient reinforcement learning with probabilistic model predictive control": what
-moment matching makes of N(m, S) under a control is a function (m', S') = f(m, S, u) like any other, so that the controls
-of least expected cost are found by an optimiser that keeps their bounds and follows the exact gradient, which is that of
-Pontryagin's principle: costates run backward where beliefs ran forward.
+moment matching makes of N(m, S) under a control is a function (m', S') = f(m, S, u) like any other, so that an
+optimiser that keeps bounds and follows the exact gradient finds the controls of least expected cost. The gradient is
+that of Pontryagin's principle: costates run backward where beliefs ran forward.
 
     minimise    sum_t  E cost(x_t) + caution sd cost(x_t)          caution < 0 seeks what is not known, > 0 avoids it
     subject to  low <= u_t <= high,   P(a_k'x_t <= b_k) >= p_k     for each t and k
 
 The bounds always hold. The limits are those of an augmented Lagrangian (Nocedal and Wright 2006, algorithm 17.4), whose
-multipliers go on from one plan that kept them to the next: what is left over when `rounds` are done is told as `Solution.excess`, and
-where no control keeps a limit, none can.
+multipliers go on from one plan that kept them to the next. What is left over when `rounds` are done is told as
+`Solution.excess`: where no controls keep a limit, a plan comes near it and says how near.
 """
 
 from __future__ import annotations
