@@ -24,6 +24,7 @@ from mpcrl.tasks.task import AnalyticTask, Task
 
 if TYPE_CHECKING:
     from mpcrl.agents.agent import Agent
+    from mpcrl.agents.gp_mpc import GPMPCConfig
     from mpcrl.agents.pets import PETSConfig
     from mpcrl.agents.pilco import PILCOConfig
 
@@ -38,7 +39,7 @@ MODELS = {
 MODEL_FOLDER = "model"
 """Where a training keeps what it learned, in its own folder."""
 
-_C = TypeVar("_C", "PETSConfig", "PILCOConfig")
+_C = TypeVar("_C", "PETSConfig", "PILCOConfig", "GPMPCConfig")
 
 _DTYPES = ("float32", "float64")
 _SIZES = ("budget", "horizon")
@@ -184,6 +185,7 @@ AGENTS = {
     "deterministic": "one deterministic network and the task's planner: what the ensemble is to be better than",
     "random-shooting": "one deterministic network and random shooting: the simplest there is",
     "pilco": "Gaussian processes, and a policy searched for along the gradient of its expected cost; few numbers only",
+    "gp-mpc": "Gaussian processes that learn at every step, and plans along the gradient of their expected cost",
 }
 """What `mpcrl train` may be given."""
 
@@ -205,7 +207,8 @@ def agent_for(
     Parameters
     ----------
     settings : mapping of str
-        Of `PETSConfig` and its `EnsembleConfig`, or of `PILCOConfig`, as text that is read as the type of each.
+        Of `PETSConfig` and its `EnsembleConfig`, of `PILCOConfig`, or of `GPMPCConfig` and its `BeliefPlanner`, as
+        text that is read as the type of each.
     """
     if algo not in AGENTS:
         raise unknown_name("agent", algo, AGENTS)
@@ -219,6 +222,14 @@ def agent_for(
         if horizon is not None:
             searched = dataclasses.replace(searched, horizon=horizon)
         return PILCO(task, config=searched, seed=seed, threads=threads)
+    if algo == "gp-mpc":
+        from mpcrl.agents.gp_mpc import GPMPC, GPMPCConfig
+
+        for name, given in (("planner", planner), ("budget", budget), ("option", options)):
+            if given:
+                raise InvalidInput(f"gp-mpc plans by a gradient of its own: leave --{name} out")
+        sizes = {} if horizon is None else {"horizon": str(horizon)}
+        return GPMPC(task, config=_configured(GPMPCConfig(), {**(settings or {}), **sizes}), seed=seed, threads=threads)
     from mpcrl.agents.pets import PETS, PETSConfig, deterministic
 
     config = _configured(PETSConfig(), settings or {})

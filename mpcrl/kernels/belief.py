@@ -37,6 +37,9 @@ from mpcrl.kernels.moments import (
     wave_moments,
 )
 
+_CERTAIN = 1e-18
+"""A variance without a derivative: that of its root is infinite at 0."""
+
 
 class Expected(NamedTuple):
     """A cost of y = map (x, sines, cosines) - target: 1 - exp(-|y|^2 / 2), or |y|^2 / 2."""
@@ -68,6 +71,25 @@ class Chain(NamedTuple):
     noise: np.ndarray
     """[nx]: variance of what is seen, given the state"""
     cost: Expected
+
+
+class Aim(NamedTuple):
+    """What controls are to minimise: the sum of E cost + caution sd(cost), with K limits on the state.
+
+    A limit is P(a'x <= bound) >= p for a normal x ~ N(m, S), which is g = a'm + quantile(p) sqrt(a'Sa) - bound <= 0. It
+    enters as an augmented Lagrangian does: (max(0, multiplier + stiffness g)^2 - multiplier^2) / (2 stiffness).
+    """
+
+    caution: float
+    normal: np.ndarray
+    """[K, nx]: a"""
+    bound: np.ndarray
+    """[K]"""
+    quantile: np.ndarray
+    """[K], of the standard normal distribution"""
+    multipliers: np.ndarray
+    """[H, K]"""
+    stiffness: float
 
 
 class Step(NamedTuple):
@@ -224,8 +246,26 @@ def _advance(chain, step, m, M, C, V, m_next, S_next):
 
 
 @kernel
-def expected_cost(cost, waves, m, S, dm, dS):
-    """Mean and variance of the cost of a normal state; into dm and dS the derivatives of the mean."""
+def _retreat(chain, step, joint, gain, dm, dS, dm_now, dS_now, dz_gain, d_joint):
+    """Adjoint of `_advance` but for M and C, whose derivatives are dm and dS themselves."""
+    nx = len(dm)
+    seen_kept, d_gain = np.empty((nx, nx)), np.empty((nx, nx))
+    # S' = kept seen kept + C + kept seen gain + (kept seen gain)'
+    for i in range(nx):
+        dm_now[i] = chain.kept[i] * dm[i]
+        for j in range(nx):
+            seen_kept[i, j] = 2.0 * step.seen[i, j] * chain.kept[j]
+            dS_now[i, j] += chain.kept[i] * dS[i, j] * chain.kept[j]
+            for k in range(nx):
+                dS_now[i, j] += chain.kept[i] * dS[i, k] * gain[j, k] + gain[i, k] * dS[k, j] * chain.kept[j]
+    _product(seen_kept, dS, d_gain)
+    _product(d_gain, joint.T, dz_gain)
+    _product(step.z_gain.T, d_gain, d_joint)
+
+
+@kernel
+def bounded_cost(cost, waves, m, S, caution, dm, dS):
+    """As `expected_cost`, with the derivatives of the mean and `caution` standard deviations."""
     nx, F, K = len(m), len(waves.which), len(cost.target)
     nz = nx + F
     plain = np.arange(nx)
@@ -242,6 +282,12 @@ def expected_cost(cost, waves, m, S, dm, dS):
         mean, variance = saturating_cost(y, y_cov, dy, dy_cov, vy, vy_cov)
     else:
         mean, variance = quadratic_cost(y, y_cov, dy, dy_cov, vy, vy_cov)
+    if caution != 0.0 and variance > _CERTAIN:
+        share = 0.5 * caution / np.sqrt(variance)
+        for k in range(K):
+            dy[k] += share * vy[k]
+            for l in range(K):
+                dy_cov[k, l] += share * vy_cov[k, l]
     dz, dz_cov = np.zeros(nz), np.empty((nz, nz))
     for k in range(K):
         for i in range(nz):
@@ -252,6 +298,12 @@ def expected_cost(cost, waves, m, S, dm, dS):
     dS[:] = 0.0
     features_adjoint(plain, waves, m, S, z_gain, dz, dz_cov, np.zeros((nx, nz)), dm, dS)
     return mean, variance
+
+
+@kernel
+def expected_cost(cost, waves, m, S, dm, dS):
+    """Mean and variance of the cost of a normal state; into dm and dS the derivatives of the mean."""
+    return bounded_cost(cost, waves, m, S, 0.0, dm, dS)
 
 
 @kernel
@@ -306,7 +358,7 @@ def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_
         return total
     dm, dS = np.zeros(nx), np.zeros((nx, nx))
     by_z, by_u, joint, gain = np.empty((nz, nx)), np.empty((nu, nx)), np.empty((nz, nx)), np.empty((nx, nx))
-    seen_kept, d_gain, d_joint = np.empty((nx, nx)), np.empty((nx, nx)), np.empty((nz, nx))
+    d_joint = np.empty((nz, nx))
     d_u_gain, d_by_u, square = np.empty((nz, nu)), np.empty((nu, nx)), np.empty((nz, nu))
     for t in range(H - 1, -1, -1):
         for i in range(nx):
@@ -319,19 +371,9 @@ def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_
             for a in range(nx):
                 V[d, a] = tape.coupling[a, d] + chain.model.slope[a, d]
         _gains(chain, step, V, by_z, by_u, joint, gain)
-        # S' = kept seen kept + C + kept seen gain + (kept seen gain)'
         dm_now, dS_now = np.empty(nx), np.zeros((nx, nx))
-        for i in range(nx):
-            dm_now[i] = chain.kept[i] * dm[i]
-            for j in range(nx):
-                seen_kept[i, j] = 2.0 * step.seen[i, j] * chain.kept[j]
-                dS_now[i, j] += chain.kept[i] * dS[i, j] * chain.kept[j]
-                for k in range(nx):
-                    dS_now[i, j] += chain.kept[i] * dS[i, k] * gain[j, k] + gain[i, k] * dS[k, j] * chain.kept[j]
-        _product(seen_kept, dS, d_gain)
         dz, dz_cov, dz_gain = np.zeros(nz), np.zeros((nz, nz)), np.zeros((nx, nz))
-        _product(d_gain, joint.T, dz_gain)
-        _product(step.z_gain.T, d_gain, d_joint)
+        _retreat(chain, step, joint, gain, dm, dS, dm_now, dS_now, dz_gain, d_joint)
         _product(step.u_gain.T, d_joint, d_by_u)
         _product(d_joint, by_u.T, d_u_gain)
         dV, dw, dw_cov = np.empty((D, nx)), np.zeros(D), np.zeros((D, D))
@@ -376,6 +418,135 @@ def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_
         dv, dv_cov = np.zeros(nu), np.zeros((nu, nu))
         wave_adjoint(chain.squash, step.v, step.v_cov, d_mean, d_cov, d_slope, dv, dv_cov)
         network_adjoint(net, step.z, step.z_cov, dv, dv_cov, dv_gain, dz, dz_cov, d_net)
+        features_adjoint(
+            chain.plain, chain.waves, means[t], step.seen, step.z_gain, dz, dz_cov, dz_gain, dm_now, dS_now
+        )
+        dm, dS = dm_now, dS_now
+    return total
+
+
+@kernel
+def _given(chain, control, m, S, step):
+    """As `_act`, of a control that is certain."""
+    nx, nz = len(m), len(step.z)
+    for i in range(nx):
+        for j in range(nx):
+            step.seen[i, j] = S[i, j]
+        step.seen[i, i] += chain.noise[i]
+    features(chain.plain, chain.waves, m, step.seen, step.z, step.z_cov, step.z_gain)
+    for d in range(len(chain.seen)):
+        s = chain.seen[d]
+        step.w[d] = step.z[s] if s < nz else control[s - nz]
+        for e in range(len(chain.seen)):
+            r = chain.seen[e]
+            step.w_cov[d, e] = step.z_cov[s, r] if s < nz and r < nz else 0.0
+
+
+@kernel
+def _limits_cost(aim, m, S, multipliers, excess, dm, dS):
+    """What the limits add at one belief; adds to dm and dS."""
+    nx, total = len(m), 0.0
+    direction = np.empty(nx)
+    for k in range(len(aim.bound)):
+        variance = 0.0
+        value = -aim.bound[k]
+        for i in range(nx):
+            direction[i] = 0.0
+            for j in range(nx):
+                direction[i] += S[i, j] * aim.normal[k, j]
+            value += aim.normal[k, i] * m[i]
+            variance += aim.normal[k, i] * direction[i]
+        deviation = np.sqrt(max(variance, 0.0))
+        excess[k] = value + aim.quantile[k] * deviation
+        push = multipliers[k] + aim.stiffness * excess[k]
+        total -= 0.5 * multipliers[k] ** 2 / aim.stiffness
+        if push > 0.0:
+            total += 0.5 * push**2 / aim.stiffness
+            spread = 0.5 * push * aim.quantile[k] / deviation if variance > _CERTAIN else 0.0
+            for i in range(nx):
+                dm[i] += push * aim.normal[k, i]
+                for j in range(nx):
+                    dS[i, j] += spread * aim.normal[k, i] * aim.normal[k, j]
+    return total
+
+
+@kernel
+def controls_cost(chain, aim, controls, means, covs, costs, excess, gradient, d_controls):
+    """Carry a belief through H steps under given controls, and what they cost; see `Aim`.
+
+    Parameters
+    ----------
+    chain : Chain
+    aim : Aim
+    controls : ndarray [H, nu]
+    means, covs : ndarray [H + 1, nx], [H + 1, nx, nx]
+        In: the first of each; out: the others.
+    costs : ndarray [H]
+        Out: expected cost of each state but the first, and its caution.
+    excess : ndarray [H, K]
+        Out: a'm + quantile sqrt(a'Sa) - bound of each of these states and each limit; above 0 breaks it.
+    gradient : bool
+        Whether to write to `d_controls` [H, nu] the derivatives of what is returned.
+
+    Returns
+    -------
+    float
+        The sum of the costs, and of what the limits add.
+    """
+    H, nx, nu, D = len(controls), means.shape[1], len(chain.middle), len(chain.seen)
+    nz = len(chain.plain) + len(chain.waves.which)
+    step = _step_of(nx, nz, nu, D)
+    M, C, V = np.empty(nx), np.empty((nx, nx)), np.empty((D, nx))
+    one, two, three, four = _tapes(H, nx, D, gradient)
+    cost_m, cost_S = np.empty((H, nx)), np.empty((H, nx, nx))
+    total = 0.0
+    for t in range(H):
+        k = t if gradient else 0
+        _given(chain, controls[t], means[t], covs[t], step)
+        process_moments(
+            chain.model, step.w, step.w_cov, M, C, V, Tape(one[k], two[k], three[k], four[k]), gradient
+        )  # fmt: skip
+        _advance(chain, step, means[t], M, C, V, means[t + 1], covs[t + 1])
+        mean, variance = bounded_cost(
+            chain.cost, chain.waves, means[t + 1], covs[t + 1], aim.caution, cost_m[t], cost_S[t]
+        )
+        costs[t] = mean + aim.caution * np.sqrt(variance)
+        total += costs[t] + _limits_cost(
+            aim, means[t + 1], covs[t + 1], aim.multipliers[t], excess[t], cost_m[t], cost_S[t]
+        )
+    if not gradient:
+        return total
+    dm, dS = np.zeros(nx), np.zeros((nx, nx))
+    by_z, by_u, joint, gain = np.empty((nz, nx)), np.empty((nu, nx)), np.empty((nz, nx)), np.empty((nx, nx))
+    d_joint, dV = np.empty((nz, nx)), np.empty((D, nx))
+    for t in range(H - 1, -1, -1):
+        for i in range(nx):
+            dm[i] += cost_m[t, i]
+            for j in range(nx):
+                dS[i, j] += cost_S[t, i, j]
+        tape = Tape(one[t], two[t], three[t], four[t])
+        _given(chain, controls[t], means[t], covs[t], step)
+        for d in range(D):
+            for a in range(nx):
+                V[d, a] = tape.coupling[a, d] + chain.model.slope[a, d]
+        _gains(chain, step, V, by_z, by_u, joint, gain)
+        dm_now, dS_now = np.empty(nx), np.zeros((nx, nx))
+        dz, dz_cov, dz_gain = np.zeros(nz), np.zeros((nz, nz)), np.zeros((nx, nz))
+        _retreat(chain, step, joint, gain, dm, dS, dm_now, dS_now, dz_gain, d_joint)
+        dw, dw_cov = np.zeros(D), np.zeros((D, D))
+        for d in range(D):
+            for a in range(nx):
+                dV[d, a] = d_joint[chain.seen[d], a] if chain.seen[d] < nz else 0.0
+        process_adjoint(chain.model, step.w, step.w_cov, tape, dm, dS, dV, dw, dw_cov)
+        for d in range(D):
+            s = chain.seen[d]
+            if s >= nz:
+                d_controls[t, s - nz] = dw[d]
+                continue
+            dz[s] += dw[d]
+            for e in range(D):
+                if chain.seen[e] < nz:
+                    dz_cov[s, chain.seen[e]] += dw_cov[d, e]
         features_adjoint(
             chain.plain, chain.waves, means[t], step.seen, step.z_gain, dz, dz_cov, dz_gain, dm_now, dS_now
         )

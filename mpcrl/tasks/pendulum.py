@@ -108,4 +108,5 @@ def pendulum_swingup() -> AnalyticTask:
         reset=reset,
         solved=solved,
         draw=draw,
+        goal=Goal(terms=({"sin angle": 1.0}, {"cos angle": 1.0}, {"rate": 0.1}), target=(0.0, 1.0, 0.0), width=1.0),
     )

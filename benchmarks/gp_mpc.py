@@ -1,0 +1,135 @@
+"""How soon GP-MPC solves the tasks of its paper: `python benchmarks/gp_mpc.py STUDY --out DIR`.
+
+`pendulum`: from hanging, 25 steps of random controls and then plans, in one run of 150 control steps. A seed is solved
+if the angle stays within 0.1 rad from step 100 to the end. Asked are 9 of 10 seeds, and plans of 15 steps through at
+most 150 points in 50 ms, in the median.
+
+`cartpole`: that of the PILCO papers, in trials of 30 control steps (3 s), the first one random. A trial is solved if
+the tip is within 10 cm of upright in the middle during all of its last second. Asked are 9 of 10 seeds in trial 3.
+
+One seed after the other on one thread. What is in DIR goes on where it was interrupted. Writes
+benchmarks/results/gp_mpc_STUDY.csv, a row per seed and trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpcrl.agents.agent import StepDone
+from mpcrl.agents.gp_mpc import GPMPC, GPMPCConfig
+from mpcrl.core.files import written
+from mpcrl.core.vecmath import wrap_to_pi
+from mpcrl.experiments.machine import machine
+from mpcrl.experiments.worlds import world_of
+from mpcrl.planners.belief import BeliefPlanner
+from mpcrl.tasks.cartpole_pilco import PilcoCartpoleParams, solved
+from mpcrl.tasks.registry import make_task
+
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+SHARE = 0.9
+MILLISECONDS = 50.0
+
+
+def settled(states: np.ndarray) -> bool:
+    """Upright within 0.1 rad from step 100 on."""
+    return bool(max(abs(wrap_to_pi(angle)) for angle in states[100:, 0]) < 0.1)
+
+
+def held(states: np.ndarray) -> bool:
+    """The tip where it should be during the last second, as far as one sees it."""
+    return all(solved(tuple(state), PilcoCartpoleParams()) for state in states[-10:])
+
+
+@dataclass(frozen=True)
+class Study:
+    """A task, the settings, and what is asked: `solved` of the states [T + 1, nx] of trial `judged`."""
+
+    task: str
+    config: GPMPCConfig
+    trials: int
+    judged: int
+    solved: Callable[[np.ndarray], bool]
+    milliseconds: float | None = None
+
+
+STUDIES = {
+    "pendulum": Study("pendulum-swingup", GPMPCConfig(trial_steps=150), 1, 1, settled, MILLISECONDS),
+    "cartpole": Study(
+        "cartpole-pilco",
+        GPMPCConfig(planner=BeliefPlanner(horizon=15), random_steps=30, trial_steps=30),
+        4,
+        3,
+        held,
+    ),
+}
+
+
+def learned(name: str, seed: int, folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of one seed, one per trial."""
+    study, log = STUDIES[name], folder / name / f"{seed}.json"
+    if log.exists():
+        rows: list[dict[str, Any]] = json.loads(log.read_text())
+        return rows
+    agent = GPMPC(make_task(study.task), config=study.config, seed=seed, threads=1)
+    world, rows = world_of(agent.task), []
+    for number in range(1, study.trials + 1):
+        plans: list[float] = []
+
+        def step(done: StepDone, plans: list[float] = plans) -> None:
+            if np.isfinite(done.plan_ms):
+                plans.append(done.plan_ms)
+
+        began = time.process_time()
+        trial = agent.trial(world, on_step=step)
+        row = {"seed": seed, "trial": number, "steps": trial.steps, "return": round(trial.returns[-1], 2)}
+        row |= {"solved": int(trial.forecast is not None and study.solved(trial.forecast.states))}
+        if plans:
+            row |= {"plan_ms": round(statistics.median(plans), 2), "plan_ms_worst": round(max(plans), 2)}
+        row |= {"points": agent.model.count, "learning_s": round(trial.learning_s, 2)}
+        rows.append({**row, "cpu_s": round(time.process_time() - began, 2)})
+        print(rows[-1], flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with written(log) as scratch:
+        scratch.write_text(json.dumps(rows))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="finished seeds; goes on from what is there")
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    arguments = parser.parse_args()
+    name, study = arguments.study, STUDIES[arguments.study]
+    runs = [learned(name, seed, arguments.out) for seed in range(arguments.seeds)]
+    computer, path = machine(), RESULTS / f"gp_mpc_{name}.csv"
+    keys = ["seed", "trial", "steps", "return", "solved", "plan_ms", "plan_ms_worst", "points", "learning_s", "cpu_s"]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*keys, "cpu"], restval="", lineterminator="\n")
+        writer.writeheader()
+        cpu = f"{computer['cpu']} ({computer['microarchitecture']})"
+        writer.writerows({**row, "cpu": cpu} for run in runs for row in run)
+    counts = [sum(run[trial]["solved"] for run in runs) for trial in range(study.trials)]
+    for trial, count in enumerate(counts, 1):
+        print(f"trial {trial}: {count} of {len(runs)} seeds solved")
+    median = statistics.median(row["plan_ms"] for run in runs for row in run if "plan_ms" in row)
+    print(f"a plan: {median:.1f} ms in the median; {path}")
+    missed = ["the seeds"] if counts[study.judged - 1] < SHARE * len(runs) else []
+    missed += ["the time"] if study.milliseconds is not None and median > study.milliseconds else []
+    if missed:
+        sys.exit(f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
