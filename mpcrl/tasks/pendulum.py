@@ -98,11 +98,6 @@ def pendulum_swingup() -> AnalyticTask:
         preset={"planner": "icem", "budget": 128, "horizon": 30, "beta": 2.0},
         state_names=("angle", "rate"),
         angles=("angle",),
-        goal=Goal(
-            terms=({"sin angle": params.length}, {"cos angle": params.length}),
-            target=(0.0, params.length),
-            width=0.5 * params.length,
-        ),
         control_names=("torque",),
         step=step,
         reset=reset,
