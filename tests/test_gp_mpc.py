@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mpcrl.agents.gp_mpc import GPMPC, GPMPCConfig
+from mpcrl.cli import main
 from mpcrl.control.belief import BeliefController
 from mpcrl.control.plan import Status
 from mpcrl.core.errors import InvalidInput, NoGoal
@@ -169,6 +170,18 @@ def test_a_pendulum_is_swung_up_and_held_in_its_first_trial() -> None:
     assert angles.max() < 0.1
     assert agent.model.count <= 150
     assert np.isnan(trial.forecast.means[1:26]).all() and np.isfinite(trial.forecast.means[26:]).all()
+
+
+def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    command = ["train", "gp-mpc", "pendulum-swingup", "--out", str(out), "--threads", "1", "--horizon", "5"]
+    command += ["--setting", "trial_steps=30", "--setting", "evaluations=3"]
+    assert main([*command, "--steps", "30"]) == 0
+    assert main([*command, "--steps", "60"]) == 0
+    printed = capsys.readouterr().out
+    assert "going on after 1 trial" in printed and "plans on a belief, 5 steps ahead" in printed
+    for name in ("trial_00.png", "curve.png"):  # the first one has plans as well
+        assert (out / name).stat().st_size > 10_000
 
 
 def test_settings_and_what_cannot_be() -> None:
