@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mpcrl.agents.gp_mpc import GPMPC, GPMPCConfig
+from mpcrl.cli import main
 from mpcrl.control.belief import BeliefController
 from mpcrl.control.plan import Status
 from mpcrl.core.errors import InvalidInput, NoGoal
@@ -171,6 +172,18 @@ def test_a_pendulum_is_swung_up_and_held_in_its_first_trial() -> None:
     assert np.isnan(trial.forecast.means[1:26]).all() and np.isfinite(trial.forecast.means[26:]).all()
 
 
+def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    command = ["train", "gp-mpc", "pendulum-swingup", "--out", str(out), "--threads", "1", "--horizon", "5"]
+    command += ["--setting", "trial_steps=30", "--setting", "evaluations=3"]
+    assert main([*command, "--steps", "30"]) == 0
+    assert main([*command, "--steps", "60"]) == 0
+    printed = capsys.readouterr().out
+    assert "going on after 1 trial" in printed and "plans on a belief, 5 steps ahead" in printed
+    for name in ("trial_00.png", "curve.png"):  # the first one has plans as well
+        assert (out / name).stat().st_size > 10_000
+
+
 def test_settings_and_what_cannot_be() -> None:
     agent = agent_for("gp-mpc", make_task("pendulum-swingup"), settings={"caution": "-0.5", "refit": "9"}, horizon=12)
     assert isinstance(agent, GPMPC)
@@ -178,7 +191,7 @@ def test_settings_and_what_cannot_be() -> None:
     with pytest.raises(InvalidInput, match="leave --planner out"):
         agent_for("gp-mpc", make_task("pendulum-swingup"), planner="icem")
     with pytest.raises(NoGoal, match="declares no goal"):
-        agent_for("gp-mpc", make_task("cartpole-swingup"))
+        agent_for("gp-mpc", make_task("mountain-car"))
     with pytest.raises(InvalidInput, match="speaks of 'speed'"):
         planner = BeliefPlanner(limits=(Limit(terms={"speed": 1.0}, bound=1.0),))
         GPMPC(make_task("pendulum-swingup"), config=GPMPCConfig(planner=planner))
