@@ -24,12 +24,15 @@ _HOMES = {
     "Ensemble": "mpcrl.models.ensemble",
     "EnsembleConfig": "mpcrl.learning.ensemble",
     "Fault": "mpcrl.control.realtime",
+    "Goal": "mpcrl.tasks.goal",
     "DamagedExport": "mpcrl.core.errors",
     "MpcrlError": "mpcrl.core.errors",
     "MuJoCo": "mpcrl.models.mujoco",
     "MujocoTask": "mpcrl.tasks.mujoco_task",
     "PETS": "mpcrl.agents.pets",
     "PETSConfig": "mpcrl.agents.pets",
+    "PILCO": "mpcrl.agents.pilco",
+    "PILCOConfig": "mpcrl.agents.pilco",
     "Plan": "mpcrl.control.plan",
     "RealtimeController": "mpcrl.control.realtime",
     "Replay": "mpcrl.learning.replay",
@@ -58,6 +61,7 @@ _ROOMS = ("agents", "control", "core", "experiments", "learning", "models", "pla
 
 __all__ = [
     "PETS",
+    "PILCO",
     "Analytic",
     "AnalyticTask",
     "Answer",
@@ -66,10 +70,12 @@ __all__ = [
     "Ensemble",
     "EnsembleConfig",
     "Fault",
+    "Goal",
     "MpcrlError",
     "MuJoCo",
     "MujocoTask",
     "PETSConfig",
+    "PILCOConfig",
     "Plan",
     "RealtimeController",
     "Replay",
@@ -106,6 +112,7 @@ __all__ = [
 if _typing.TYPE_CHECKING:
     from mpcrl import agents, control, core, experiments, learning, models, planners, tasks
     from mpcrl.agents.pets import PETS, PETSConfig
+    from mpcrl.agents.pilco import PILCO, PILCOConfig
     from mpcrl.control.controller import Controller
     from mpcrl.control.export import export, load
     from mpcrl.control.filters import SavitzkyGolay
@@ -123,6 +130,7 @@ if _typing.TYPE_CHECKING:
     from mpcrl.models.mujoco import MuJoCo
     from mpcrl.tasks.constraints import barrier, penalty
     from mpcrl.tasks.environment import TaskEnv
+    from mpcrl.tasks.goal import Goal
     from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
     from mpcrl.tasks.registry import make_task
     from mpcrl.tasks.task import AnalyticTask, Task

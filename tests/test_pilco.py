@@ -225,6 +225,27 @@ def test_goals_of_tasks_are_low_where_tasks_are_solved() -> None:
         assert 1 - math.exp(-0.5 * y @ y) == pytest.approx(sum(task.cost(tuple(x), (0.0,), 0, params)))
 
 
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("pendulum-swingup", (0.0, 0.0)),
+        ("cartpole-swingup", (0.0, 0.0, 0.0, 0.0)),
+        ("cartpole-balance", (0.0, 0.0, 0.0, 0.0)),
+        ("cartpole-pets", (0.0, math.pi, 0.0, 0.0)),
+        ("cart-double-pendulum", (0.0,) * 6),
+    ],
+)
+def test_tasks_are_solved_at_their_goals(name: str, state: tuple[float, ...]) -> None:
+    task = ANALYTIC_TASKS[name]()
+    features = features_of(task)
+    assert task.goal is not None and task.solved is not None
+    matrix, target = task.goal.matrix(features.names, features.angles)
+    angles = [state[i] for i in features.angles]
+    np.testing.assert_allclose(matrix @ [*state, *np.sin(angles), *np.cos(angles)], target, atol=1e-12)
+    assert task.solved(state, task.params)
+    assert PILCO(task).horizon == 40
+
+
 def test_a_task_without_a_goal_is_refused() -> None:
     task = dataclasses.replace(make_task("cartpole-pilco"), goal=None)
     with pytest.raises(NoGoal, match=r"declares no goal.*Goal\(terms="):

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from mpcrl.core.compile import inlined, kernel
+from mpcrl.core.compile import kernel
 from mpcrl.kernels.network import TARGET
 
 ROWS, PAD = 4, 16
@@ -22,7 +22,6 @@ ROWS, PAD = 4, 16
 
 _LANES, _VECTORS = TARGET.lanes // 2, 2
 _COLUMNS = _LANES * _VECTORS
-_AT_ONCE = 8  # vectors whose powers are computed in step
 _MOST = 1000.0  # exponents are held within its negative and it
 _ROUNDER = 1.5 * 2**52  # leaves the nearest integer in the low bits
 _POWER = (  # 2^f, |f| <= 1/2; lowest power first: interpolation of (2^f - 1) / f at Chebyshev nodes
@@ -72,17 +71,21 @@ def _powers_of_two(b: Any, exponents: list[Any]) -> list[Any]:
     return [b.bitcast(b.add(b.bitcast(p, _INTEGERS), scale), _VECTOR) for p, scale in zip(powers, scales, strict=True)]
 
 
-def _tile(gained: bool) -> Any:
-    """The intrinsic tile(y, u, rows, x, v, columns, gain, e, total, i, j): see `weigh_pairs`."""
+def _tile(gained: bool, summed: bool) -> Any:
+    """The intrinsic tile(y, u, rows, x, v, columns, gain, zeta, above, sums, total, i, j): see `weigh_pairs`.
+
+    `above` [ROWS, lanes] and `total` [columns of a tile] are parts of sums. Weights never leave the registers.
+    """
 
     @intrinsic
-    def tile(typing, y, u, rows, x, v, columns, gain, e, total, i, j):
+    def tile(typing, y, u, rows, x, v, columns, gain, zeta, above, sums, total, i, j):
         def generate(context, builder, signature, arguments):
             b = builder
-            given = list(zip(signature.args, arguments))[:9]
+            given = list(zip(signature.args, arguments))[:11]
             arrays = [context.make_array(kind)(context, b, value) for kind, value in given]
-            y, u, rows, x, v, columns, gain, e, total = (array.data for array in arrays)
-            i, j = arguments[9:]
+            y, u, rows, x, v, columns, gain, zeta, above, sums, total = (array.data for array in arrays)
+            i, j = arguments[11:]
+            size = cgutils.unpack_tuple(b, arrays[9].shape)[0]
             count, span = cgutils.unpack_tuple(b, arrays[3].shape)  # a row of x is as long as those of y, e and gain
 
             def at(pointer: Any, index: Any, more: int = 0) -> Any:
@@ -91,7 +94,7 @@ def _tile(gained: bool) -> Any:
             cells = [(r, c) for r in range(ROWS) for c in range(_VECTORS)]
             seconds = [_load(b, at(v, j, c * _LANES)) for c in range(_VECTORS)]
             firsts = [_spread(b, b.load(at(u, i, r))) for r in range(ROWS)]
-            sums = {(r, c): b.fadd(firsts[r], seconds[c]) for r, c in cells}
+            start = {(r, c): b.fadd(firsts[r], seconds[c]) for r, c in cells}
             before, loop, after = b.block, b.append_basic_block("d"), b.append_basic_block("powers")
             b.branch(loop)
             b.position_at_end(loop)
@@ -108,55 +111,47 @@ def _tile(gained: bool) -> Any:
             d.add_incoming(ir.Constant(_I64, 0), before)
             d.add_incoming(following, loop)
             for cell in cells:
-                held[cell].add_incoming(sums[cell], before)
+                held[cell].add_incoming(start[cell], before)
                 held[cell].add_incoming(done[cell], loop)
             b.cbranch(b.icmp_signed("<", following, count), loop, after)
             b.position_at_end(after)
             weights = [_load(b, at(columns, j, c * _LANES)) for c in range(_VECTORS)]
             parts = [_load(b, b.gep(total, [ir.Constant(_I64, c * _LANES)])) for c in range(_VECTORS)]
-            for first in range(0, len(cells), _AT_ONCE):
-                some = cells[first : first + _AT_ONCE]
-                for (r, c), power in zip(some, _powers_of_two(b, [done[cell] for cell in some]), strict=True):
-                    weight = b.fmul(_spread(b, b.load(at(rows, i, r))), weights[c])
-                    if gained:
-                        place = b.add(b.mul(b.add(i, ir.Constant(_I64, r)), span), j)
-                        weight = b.fmul(weight, _load(b, at(gain, place, c * _LANES)))
-                    parts[c] = _multiply_add(b, weight, b.fsub(power, _like(1.0)), parts[c])
-                    place = b.add(b.mul(ir.Constant(_I64, r), span), j)
-                    _store(b, b.fmul(weight, power), at(e, place, c * _LANES))
+            made = {}
+            for (r, c), power in zip(cells, _powers_of_two(b, [done[cell] for cell in cells]), strict=True):
+                weight = b.fmul(_spread(b, b.load(at(rows, i, r))), weights[c])
+                if gained:
+                    place = b.add(b.mul(b.add(i, ir.Constant(_I64, r)), span), j)
+                    weight = b.fmul(weight, _load(b, at(gain, place, c * _LANES)))
+                parts[c] = _multiply_add(b, weight, b.fsub(power, _like(1.0)), parts[c])
+                made[r, c] = b.fmul(weight, power)
             for c in range(_VECTORS):
                 _store(b, parts[c], b.gep(total, [ir.Constant(_I64, c * _LANES)]))
+            if summed:
+                for r in range(ROWS):
+                    place = b.gep(above, [ir.Constant(_I64, r * _LANES)])
+                    part = _load(b, place)
+                    for c in range(_VECTORS):
+                        part = b.fadd(part, made[r, c])
+                    _store(b, part, place)
+                with cgutils.for_range(b, size, intp=_I64) as inner:
+                    row = b.mul(inner.index, span)
+                    factors = [_spread(b, b.load(at(zeta, b.add(row, i), r))) for r in range(ROWS)]
+                    for c in range(_VECTORS):
+                        place = at(sums, b.add(row, j), c * _LANES)
+                        part = _load(b, place)
+                        for r in range(ROWS):
+                            part = _multiply_add(b, factors[r], made[r, c], part)
+                        _store(b, part, place)
             return context.get_dummy_value()
 
-        return types.void(y, u, rows, x, v, columns, gain, e, total, i, j), generate
+        return types.void(y, u, rows, x, v, columns, gain, zeta, above, sums, total, i, j), generate
 
     return tile
 
 
-_plain_tile, _gained_tile = _tile(False), _tile(True)
-
-
-@inlined
-def _add_products(out, a, b, c, d, p, q, r, s):
-    """out += a p + b q + c r + d s for rows p, q, r, s. Rows, because an index that may be negative stops SIMD."""
-    for j in range(len(out)):
-        out[j] += a * p[j] + b * q[j] + c * r[j] + d * s[j]
-
-
-@inlined
-def _sum(row):
-    """Of all numbers, eight chains at a time; the rest is none, for rows are padded."""
-    a = b = c = d = e = f = g = h = 0.0
-    for j in range(0, len(row), 8):
-        a += row[j]
-        b += row[j + 1]
-        c += row[j + 2]
-        d += row[j + 3]
-        e += row[j + 4]
-        f += row[j + 5]
-        g += row[j + 6]
-        h += row[j + 7]
-    return ((a + b) + (c + d)) + ((e + f) + (g + h))
+_plain, _gained = _tile(False, False), _tile(True, False)
+_plain_summed, _gained_summed = _tile(False, True), _tile(True, True)
 
 
 @kernel
@@ -178,26 +173,25 @@ def weigh_pairs(y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums, g
     gradient : bool
         Whether to make these two.
     """
-    N, size = len(columns), len(zeta)
-    e = np.zeros((ROWS, N))
-    total = np.zeros(_COLUMNS)
-    above[:] = 0.0
+    N = len(columns)
+    total, part = np.zeros(_COLUMNS), np.empty((ROWS, _LANES))
     sums[:] = 0.0
     for i in range(0, N, ROWS):
         last = (i + ROWS + PAD - 1) // PAD * PAD if symmetric else N
-        if symmetric:
-            for j in range(0, last, _COLUMNS):
-                _gained_tile(y, u, rows, x, v, columns, gain, e, total, i, j)
-        else:
-            for j in range(0, N, _COLUMNS):
-                _plain_tile(y, u, rows, x, v, columns, gain, e, total, i, j)
-        if gradient:
-            for r in range(ROWS):
-                above[i + r] = _sum(e[r, :last])
-            for d in range(size):
-                _add_products(
-                    sums[d, :last], zeta[d, i], zeta[d, i + 1], zeta[d, i + 2], zeta[d, i + 3], e[0], e[1], e[2], e[3]
-                )
+        part[:] = 0.0
+        for j in range(0, last, _COLUMNS):
+            if symmetric and gradient:
+                _gained_summed(y, u, rows, x, v, columns, gain, zeta, part, sums, total, i, j)
+            elif symmetric:
+                _gained(y, u, rows, x, v, columns, gain, zeta, part, sums, total, i, j)
+            elif gradient:
+                _plain_summed(y, u, rows, x, v, columns, gain, zeta, part, sums, total, i, j)
+            else:
+                _plain(y, u, rows, x, v, columns, gain, zeta, part, sums, total, i, j)
+        for r in range(ROWS):
+            above[i + r] = 0.0
+            for l in range(_LANES):
+                above[i + r] += part[r, l]
     value = 0.0
     for j in range(_COLUMNS):
         value += total[j]

@@ -23,6 +23,7 @@ import numpy as np
 
 from mpcrl.core.vecmath import smooth_abs, wrap_to_pi
 from mpcrl.tasks.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, Canvas
+from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.riccati import linearise, riccati
 from mpcrl.tasks.task import AnalyticTask
 
@@ -186,6 +187,14 @@ def cart_double_pendulum() -> AnalyticTask:
         preset={"planner": "icem", "budget": 128, "horizon": 30, "beta": 2.0},
         state_names=("position", "angle_1", "angle_2", "velocity", "rate_1", "rate_2"),
         angles=("angle_1", "angle_2"),
+        goal=Goal(
+            terms=(
+                {"position": 1.0, "sin angle_1": params.length_1, "sin angle_2": params.length_2},
+                {"cos angle_1": params.length_1, "cos angle_2": params.length_2},
+            ),
+            target=(0.0, params.length_1 + params.length_2),
+            width=0.5,
+        ),
         control_names=("force",),
         step=step,
         reset=reset,

@@ -19,6 +19,7 @@ import numpy as np
 
 from mpcrl.core.vecmath import smooth_abs, wrap_to_pi
 from mpcrl.tasks.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, Canvas
+from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.task import AnalyticTask
 
 
@@ -136,6 +137,11 @@ def cartpole_swingup() -> AnalyticTask:
         solved=solved,
         draw=draw,
         angles=("angle",),
+        goal=Goal(
+            terms=({"position": 1.0, "sin angle": 2 * params.half_length}, {"cos angle": 2 * params.half_length}),
+            target=(0.0, 2 * params.half_length),
+            width=0.25,
+        ),
     )
 
 
@@ -207,4 +213,9 @@ def cartpole_balance() -> AnalyticTask:
         solved=standing,
         draw=draw,
         angles=("angle",),
+        goal=Goal(
+            terms=({"position": 1.0, "sin angle": 2 * params.half_length}, {"cos angle": 2 * params.half_length}),
+            target=(0.0, 2 * params.half_length),
+            width=0.25,
+        ),
     )

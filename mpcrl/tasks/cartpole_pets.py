@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpcrl.tasks.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, Canvas
+from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.task import AnalyticTask
 
 
@@ -130,4 +131,9 @@ def cartpole_pets() -> AnalyticTask:
         solved=solved,
         draw=draw,
         angles=("angle",),
+        goal=Goal(
+            terms=({"position": 1.0, "sin angle": -params.length}, {"cos angle": -params.length}),
+            target=(0.0, params.length),
+            width=0.25,
+        ),
     )
