@@ -27,8 +27,12 @@ _HOMES = {
     "Goal": "mpcrl.tasks.goal",
     "DamagedExport": "mpcrl.core.errors",
     "GP": "mpcrl.models.gp",
+    "GPMPC": "mpcrl.agents.gp_mpc",
+    "GPMPCConfig": "mpcrl.agents.gp_mpc",
     "GaussianProcess": "mpcrl.models.gaussian_process",
     "GaussianProcessConfig": "mpcrl.learning.gaussian_process",
+    "BeliefPlanner": "mpcrl.planners.belief",
+    "Limit": "mpcrl.tasks.limit",
     "MpcrlError": "mpcrl.core.errors",
     "MuJoCo": "mpcrl.models.mujoco",
     "MujocoTask": "mpcrl.tasks.mujoco_task",
@@ -64,19 +68,23 @@ _ROOMS = ("agents", "control", "core", "experiments", "learning", "models", "pla
 
 __all__ = [
     "GP",
+    "GPMPC",
     "PETS",
     "PILCO",
     "Analytic",
     "AnalyticTask",
     "Answer",
+    "BeliefPlanner",
     "Controller",
     "DamagedExport",
     "Ensemble",
     "EnsembleConfig",
     "Fault",
+    "GPMPCConfig",
     "GaussianProcess",
     "GaussianProcessConfig",
     "Goal",
+    "Limit",
     "MpcrlError",
     "MuJoCo",
     "MujocoTask",
@@ -117,6 +125,7 @@ __all__ = [
 
 if _typing.TYPE_CHECKING:
     from mpcrl import agents, control, core, experiments, learning, models, planners, tasks
+    from mpcrl.agents.gp_mpc import GPMPC, GPMPCConfig
     from mpcrl.agents.pets import PETS, PETSConfig
     from mpcrl.agents.pilco import PILCO, PILCOConfig
     from mpcrl.control.controller import Controller
@@ -137,9 +146,11 @@ if _typing.TYPE_CHECKING:
     from mpcrl.models.gaussian_process import GaussianProcess
     from mpcrl.models.gp import GP
     from mpcrl.models.mujoco import MuJoCo
+    from mpcrl.planners.belief import BeliefPlanner
     from mpcrl.tasks.constraints import barrier, penalty
     from mpcrl.tasks.environment import TaskEnv
     from mpcrl.tasks.goal import Goal
+    from mpcrl.tasks.limit import Limit
     from mpcrl.tasks.mujoco_task import MujocoTask, mujoco_task
     from mpcrl.tasks.registry import make_task
     from mpcrl.tasks.task import AnalyticTask, Task
