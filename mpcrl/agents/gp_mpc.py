@@ -142,6 +142,8 @@ class GPMPC:
         on_learning: Callable[[FitDone], None] = lambda progress: None,
     ) -> Trial:
         """One trial in `world`, with the learning in it and after it."""
+        if self._controller is None:
+            self._compile()
         key, self.episodes = episode_key(self.seed, self.episodes), self.episodes + 1
         rng = np.random.default_rng((key, 1))
         states, learning_s, ended = [world.reset(key)], 0.0, ""
@@ -248,6 +250,17 @@ class GPMPC:
             self._controller = self._fresh(chain)
         else:
             self._controller.chain = chain
+
+    def _compile(self) -> None:
+        """Make a plan through processes of nothing: the first one that counts comes in the middle of an episode."""
+        nx, width = self.features.nx, self.features.size
+        nothing, ones = np.zeros((nx, width)), np.ones(nx)
+        process = GaussianProcess(
+            inputs=np.zeros((1, width)), targets=np.zeros((1, nx)), lengthscale=nothing + 1, signal=ones, noise=ones,
+            slope=nothing, intercept=0 * ones, tilt=nothing, bias=0 * ones,
+        )  # fmt: skip
+        chain = chain_of(process, self.features, self.goal, self.task.control_low, self.task.control_high)
+        self._fresh(chain).plan(np.zeros(nx))
 
     def _fresh(self, chain: Chain) -> BeliefController:
         return BeliefController(self.task, self.config.planner, self.features.names, chain)
