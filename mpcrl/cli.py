@@ -419,7 +419,8 @@ def train(
     for sentence in write_training(result, calibrated, out, json=json, tensorboard=tensorboard):
         console.print(sentence, soft_wrap=True)
     if isinstance(agent.acts_by, str):
-        console.print(f"policy and model: {out}/{MODEL_FOLDER}", soft_wrap=True)
+        console.print(f"what it learned: {out}/{MODEL_FOLDER}", soft_wrap=True)
+        console.print(f"plan through its model with: mpcrl run {task} --model {out}", soft_wrap=True)
     else:
         again = f"mpcrl run {task} --model {out} --planner {agent.acts_by.name} --budget {agent.acts_by.budget}"
         options = "".join(f" --option {text}" for text in option)

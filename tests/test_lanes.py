@@ -688,7 +688,9 @@ def run(functions: list[Function], a: np.ndarray, b: np.ndarray, t: np.ndarray) 
     return out
 
 
-@pytest.mark.parametrize(("dtype", "error"), [(np.float32, 1e-5), (np.float64, 1e-12)])
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(np.float32, 1e-5), pytest.param(np.float64, 1e-12, marks=pytest.mark.acceptance)]
+)
 def test_every_construct_equals_plain_python(dtype: type, error: float) -> None:
     a, b = np.random.default_rng(1).uniform(-3, 3, (2, 192)).astype(dtype)
     t = np.arange(192) % 6

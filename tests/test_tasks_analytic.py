@@ -643,7 +643,7 @@ def test_gymnasium_accepts_the_environment(task: AnalyticTask) -> None:
 
 
 def test_an_episode_is_the_task(task: AnalyticTask) -> None:
-    env = env_of(dataclasses.replace(task, episode_steps=20))
+    env = env_of(dataclasses.replace(task, episode_steps=20, sensor_noise=()))
     observation, _ = env.reset(seed=3)
     again, _ = env.reset(seed=3)
     assert np.array_equal(observation, again)

@@ -38,7 +38,7 @@ from mpcrl.kernels.belief import Chain
 from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.gaussian_process import fit
 from mpcrl.learning.policy_search import belief_predictor, chain_of
-from mpcrl.models.gaussian_process import GaussianProcess
+from mpcrl.models.gaussian_process import HEAD, GaussianProcess
 from mpcrl.planners.belief import BeliefPlanner, believed
 from mpcrl.tasks.features import features_of, goal_of
 from mpcrl.tasks.task import Task
@@ -324,7 +324,7 @@ class GPMPC:
     # ---- files ---------------------------------------------------------------------------------------------------
     def save_model(self, folder: Path) -> None:
         """Write the processes, as JSON and safetensors."""
-        write_bundle(folder, self.model.files(), _HEAD)
+        write_bundle(folder, self.model.files(), HEAD)
 
     def save(self, folder: Path) -> None:
         """Write all that the next trial depends on to a folder, which must not be there yet."""
@@ -347,7 +347,7 @@ class GPMPC:
                 f"{str(folder)!r} was written by an agent with other settings: {about['setup']}; "
                 f"these are {configuration(self.setup())}"
             )
-        self._use(GaussianProcess.of_files(read_bundle(folder / "model", _HEAD)))
+        self._use(GaussianProcess.of_files(read_bundle(folder / "model", HEAD)))
         self.trials, self.steps, self.episodes = about["trials"], about["steps"], about["episodes"]
         self._stored = self._fitted = about["stored"]
 

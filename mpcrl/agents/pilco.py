@@ -46,7 +46,7 @@ from mpcrl.learning.policy_search import (
     search,
 )
 from mpcrl.learning.replay import Replay
-from mpcrl.models.gaussian_process import GaussianProcess
+from mpcrl.models.gaussian_process import HEAD, GaussianProcess
 from mpcrl.tasks.features import features_of, goal_of
 from mpcrl.tasks.task import Task
 
@@ -304,7 +304,7 @@ class PILCO:
     # ---- files ---------------------------------------------------------------------------------------------------
     def save_model(self, folder: Path) -> None:
         """Write policy and processes, as JSON and safetensors."""
-        write_bundle(folder, {**self.model.files(), **policy_files(self.policy)}, _HEAD)
+        write_bundle(folder, {**self.model.files(), **policy_files(self.policy)}, HEAD)
 
     def save(self, folder: Path) -> None:
         """Write all that the next trial depends on to a folder, which must not be there yet."""
@@ -328,7 +328,7 @@ class PILCO:
                 f"{str(folder)!r} was written by an agent with other settings: {about['setup']}; "
                 f"these are {configuration(self.setup())}"
             )
-        files = read_bundle(folder / "model", _HEAD)
+        files = read_bundle(folder / "model", HEAD)
         self._use(GaussianProcess.of_files(files))
         self._policy = policy_of_files(files)
         self._replay = Replay.load(folder / "replay")

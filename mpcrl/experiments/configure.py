@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from mpcrl.core.bundle import read_bundle
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput, unknown_name
 from mpcrl.models.model import Model
@@ -136,6 +137,7 @@ def predictor_for(task: Task, model: Model | str = "auto", dtype: str | None = N
         return Predictor("custom", model, False)
     if model not in MODELS and ("/" in model or Path(model).is_dir()):
         from mpcrl.models.ensemble import Ensemble
+        from mpcrl.models.gaussian_process import FILE, HEAD, GaussianProcess
         from mpcrl.models.gp import GP
 
         if dtype is not None:
@@ -146,6 +148,8 @@ def predictor_for(task: Task, model: Model | str = "auto", dtype: str | None = N
         folder = trained if trained.is_dir() else Path(model)
         if (folder / GP.FILE).exists():
             return Predictor("gp", GP.load(task, folder), False)
+        if (folder / FILE).exists():  # what PILCO and GP-MPC learned, for planners
+            return Predictor("gp", GP(task, GaussianProcess.of_files(read_bundle(folder, HEAD))), False)
         return Predictor("ensemble", Ensemble.load(task, folder), False)
     name, dtype = model_arguments(task, model, dtype)
     if isinstance(task, AnalyticTask):

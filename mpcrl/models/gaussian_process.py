@@ -37,6 +37,9 @@ import scipy.linalg
 from mpcrl.core.bundle import from_json, from_safetensors, to_json, to_safetensors
 from mpcrl.core.errors import DamagedExport, InvalidInput
 
+HEAD = {"format": "mpcrl-gaussian-process", "version": 1}
+"""Of a folder that holds processes; see `read_bundle`."""
+FILE = "gaussian_process.json"
 KERNELS = ("se", "matern52", "se+polynomial")
 SPARSE = ("fitc", "dtc")
 _ARRAYS = ("inputs", "targets", "lengthscale", "signal", "noise", "slope", "intercept", "tilt", "bias")
@@ -285,7 +288,7 @@ class GaussianProcess:
         if self.inducing is not None:
             arrays["inducing"] = self.inducing
         about = {"kernel": self.kernel, "sparse": self.sparse}
-        return {"gaussian_process.json": to_json(about), "gaussian_process.safetensors": to_safetensors(arrays)}
+        return {FILE: to_json(about), "gaussian_process.safetensors": to_safetensors(arrays)}
 
     @classmethod
     def of_files(cls, files: Mapping[str, bytes]) -> Self:
@@ -296,7 +299,7 @@ class GaussianProcess:
         DamagedExport
         """
         try:
-            values: dict[str, Any] = from_json(files["gaussian_process.json"], "gaussian_process.json")
+            values: dict[str, Any] = from_json(files[FILE], FILE)
             values |= from_safetensors(files["gaussian_process.safetensors"], "gaussian_process.safetensors")
             return cls(**values)
         except (KeyError, TypeError, InvalidInput) as error:
