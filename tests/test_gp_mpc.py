@@ -182,7 +182,7 @@ def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFi
     assert "going on after 1 trial" in printed and "plans on a belief, 5 steps ahead" in printed
     for name in ("trial_00.png", "curve.png"):  # the first one has plans as well
         assert (out / name).stat().st_size > 10_000
-    run = ["run", "pendulum-swingup", "--model", str(out), "--steps", "3", "--budget", "8", "--horizon", "3"]
+    run = ["run", "pendulum-swingup", "--model", str(out), "--steps", "3", "--budget", "32", "--horizon", "3"]
     assert main([*run, "--threads", "1"]) == 0
     assert "steps done" in capsys.readouterr().out
 
