@@ -43,7 +43,7 @@ def solved_tests(agent: PILCO, tests: int = TESTS) -> int:
     most = 1 - math.exp(-0.5 * (WITHIN / task.params.width) ** 2)
     count = 0
     for number in range(tests):
-        state, costs, ended = world.reset(episode_key(agent.seed, 2 * EVALUATION + number)), [], ""
+        state, costs, ended = world.reset(episode_key(agent.seed, 3 * EVALUATION + number)), [], ""
         while not ended:
             outcome = world.step(agent.act(state))
             state, ended = outcome.state, outcome.ended

@@ -363,7 +363,7 @@ def train(
         tuple[str, ...],
         shown(
             "NAME=VALUE",
-            "of the agent, such as particles=5, hidden=200,200 or basis=20; see docs/pets.md",
+            "of the agent, such as particles=5 or basis=20; see its page in docs/",
         ),
     ] = (),
     threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,

@@ -233,6 +233,13 @@ def test_inducing_inputs_against_the_dense_formulas(sparse: str) -> None:
         np.testing.assert_allclose(found.predict(queries()).variance[:, e], variance, atol=1e-7)
 
 
+def test_what_cannot_be_told_apart_is_refused() -> None:
+    sure = process(n=5)
+    sure = dataclasses.replace(sure, noise=np.full_like(sure.noise, 1e-12))
+    with pytest.raises(InvalidInput, match="singular"):
+        sure.append(sure.inputs[:1], sure.targets[:1])
+
+
 def test_many_observations_are_summed_up() -> None:
     rng = np.random.default_rng(0)
     inputs = rng.uniform(-3, 3, (1500, 2))
@@ -241,6 +248,11 @@ def test_many_observations_are_summed_up() -> None:
     assert found.inducing is not None and len(found.inducing) == 60
     away = found.predict(inputs[:300]).mean - np.sin(inputs[:300, :1]) * np.cos(inputs[:300, 1:])
     assert np.sqrt((away**2).mean()) < 0.03
+    few = GaussianProcessConfig(rows=200)
+    reports: list[Any] = []
+    assert fit(inputs, targets, few, told=reports.append).count == 1500
+    fit(inputs, targets, GaussianProcessConfig(rows=100), told=reports.append)
+    assert 1.5 < reports[0].evidence / reports[1].evidence < 4  # of 200 observations, and of 100
     chosen = spread_out(process(n=50), 50)
     assert len(set(chosen.tolist())) == len(chosen)
     single = process(n=30)

@@ -184,7 +184,9 @@ def episode_key(seed: int, episode: int) -> int:
 
 
 def task_fingerprint(task: Task) -> str:
-    """Hash of what makes the problem: functions, parameters, bounds, timing."""
-    functions = [getattr(task, name, None) for name in ("step", "cost", "planning_cost", "terminal", "terminated")]
-    numbers = configuration([task.params, task.control_low, task.control_high, task.dt, task.episode_steps])
+    """Hash of what makes the problem: functions, parameters, bounds, timing, and what is seen."""
+    names = ("step", "cost", "planning_cost", "terminal", "terminated", "reset")
+    functions = [getattr(task, name, None) for name in names]
+    seen = [task.angles, task.unseen, getattr(task, "sensor_noise", ())]
+    numbers = configuration([task.params, task.control_low, task.control_high, task.dt, task.episode_steps, *seen])
     return hashlib.sha256(f"{fingerprint(*functions)}{numbers}".encode()).hexdigest()

@@ -220,7 +220,7 @@ class GPMPC:
         """Whether the processes were unsure of a point [D], [E], or wrong."""
         model = self.model
         said = model.predict(inputs)
-        spread = model.targets.std(axis=0)
+        spread = np.maximum(model.targets.std(axis=0), model.noise)  # of what never changes there is only noise
         error = np.abs(target - said.mean) / np.sqrt(said.variance + model.noise**2)
         unsure = np.sqrt(said.variance) > self.config.unsure * spread
         return bool(unsure.any() or (error > self.config.surprise).any())

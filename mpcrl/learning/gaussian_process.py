@@ -283,7 +283,8 @@ def fit(
     budget = ThreadBudget.of(threads)
     with ThreadBudget(1).limit():  # of BLAS: outputs take the others
         work = (
-            joblib.delayed(_output)(config, units, inputs, targets, e, start, seed) for e in range(targets.shape[1])
+            joblib.delayed(_output)(config, units, inputs[few], targets[few], e, start, seed)
+            for e in range(targets.shape[1])
         )
         found = joblib.Parallel(min(budget.count, targets.shape[1]), prefer="threads")(work)
     for _, report in found:

@@ -25,6 +25,9 @@ from mpcrl.kernels.moments import Network, Waves
 _RIDGE = 0.01
 """Standard deviation of the noise of a network's values, beside a signal of 1: what keeps close centres apart."""
 
+_WIDEST = 50.0
+"""Logarithm of the widest basis function, and minus that of the narrowest: beyond it all are one line, or none."""
+
 
 class Policy(Protocol):
     """Functions v [nu] of z [nz] that depend on a vector of parameters.
@@ -125,7 +128,7 @@ class RBFPolicy:
     def with_parameters(self, parameters: np.ndarray) -> Self:
         """A network of the same size with these [n nz + nu n + nu nz]."""
         centres, values, logs = _split(parameters, self.centres, self.values, self.lengthscale)
-        return type(self)(centres=centres, values=values, lengthscale=np.exp(logs))
+        return type(self)(centres=centres, values=values, lengthscale=np.exp(np.clip(logs, -_WIDEST, _WIDEST)))
 
     def network(self) -> Network:
         """Its weights (K + ridge^2)^-1 values."""

@@ -157,14 +157,18 @@ class GaussianProcess:
         for e in range(self.outputs):
             gram = self.covariance(e, self.inputs, self.inputs)
             gram[np.diag_indices(self.count)] += self.noise[e] ** 2
-            try:
-                factors[e] = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True)
-            except np.linalg.LinAlgError as error:
-                raise InvalidInput(
-                    f"the covariance of output {e} is singular in float64: signal {self.signal[e]:g} and noise "
-                    f"{self.noise[e]:g} are too far apart for {self.count} observations; give more noise"
-                ) from error
+            factors[e] = self._factor(e, gram)
         return factors
+
+    def _factor(self, output: int, gram: np.ndarray) -> np.ndarray:
+        """The lower triangle of a covariance of this output, which may be overwritten."""
+        try:
+            return scipy.linalg.cholesky(gram, lower=True, overwrite_a=True)
+        except np.linalg.LinAlgError as error:
+            raise InvalidInput(
+                f"the covariance of output {output} is singular in float64: signal {self.signal[output]:g} and noise "
+                f"{self.noise[output]:g} are too far apart for {self.count} observations; give more noise"
+            ) from error
 
     @property
     def centers(self) -> np.ndarray:
@@ -203,19 +207,19 @@ class GaussianProcess:
         assert self.inducing is not None
         gram = self.covariance(output, self.inducing, self.inducing)
         gram[np.diag_indices(len(gram))] += _JITTER * np.diagonal(gram)
-        factor = scipy.linalg.cholesky(gram, lower=True)
+        factor = self._factor(output, gram)
         seen = scipy.linalg.solve_triangular(factor, self.covariance(output, self.inducing, self.inputs), lower=True)
         spread = np.full(self.count, self.noise[output] ** 2)
         if self.sparse == "fitc":
             spread += np.maximum(self.prior_variance(output, self.inputs) - (seen**2).sum(axis=0), 0)
         scaled = seen / np.sqrt(spread)
-        gained = scipy.linalg.cholesky(scaled @ scaled.T + np.eye(len(gram)), lower=True)
+        gained = self._factor(output, scaled @ scaled.T + np.eye(len(gram)))
         residual = (self.targets - self.prior_mean(self.inputs))[:, output] / np.sqrt(spread)
         weights = scipy.linalg.cho_solve((gained, True), scaled @ residual)
         beta = scipy.linalg.solve_triangular(factor, weights, lower=True, trans=1)
         half = _inverse(gained)
         known = np.eye(len(gram)) * (1 + 1e-13) - half.T @ half  # what is not known at all has rounding errors only
-        upwards = scipy.linalg.cholesky(known[::-1, ::-1], lower=True)
+        upwards = self._factor(output, known[::-1, ::-1].copy())
         return _Summary(factor, gained, beta, np.tril(upwards[::-1, ::-1].T @ _inverse(factor)))
 
     def prior_variance(self, output: int, inputs: np.ndarray) -> np.ndarray:
@@ -278,7 +282,7 @@ class GaussianProcess:
             side = scipy.linalg.solve_triangular(self.cholesky[e], self.covariance(e, self.inputs, inputs), lower=True)
             corner = self.covariance(e, inputs, inputs) + self.noise[e] ** 2 * np.eye(more) - side.T @ side
             factors[e, n:, :n] = side.T
-            factors[e, n:, n:] = scipy.linalg.cholesky(corner, lower=True)
+            factors[e, n:, n:] = grown._factor(e, corner)
         grown.__dict__["cholesky"] = factors
         return grown
 
