@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpcrl.agents.agent import Forecasted, StepDone, Surroundings, Trial, episode_key, task_fingerprint
+from mpcrl.agents.agent import FITTED, Forecasted, StepDone, Surroundings, Trial, episode_key, task_fingerprint
 from mpcrl.control.belief import BeliefController
 from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
 from mpcrl.core.checks import positive_integer, positive_number
@@ -229,7 +229,7 @@ class GPMPC:
         """Processes of the most evidence for the last points."""
         begin = time.perf_counter()
         rows = slice(-self.config.points, None)
-        self._use(fit(inputs[rows], targets[rows], start=self._model, seed=self.seed, threads=self.threads))
+        self._use(fit(inputs[rows], targets[rows], FITTED, start=self._model, seed=self.seed, threads=self.threads))
         self._stored = max(self._stored, len(inputs))
         self._fitted = self._stored
         on_learning(FitDone(len(inputs[rows]), time.perf_counter() - begin))

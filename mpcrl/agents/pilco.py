@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mpcrl.agents.agent import Forecasted, StepDone, Surroundings, Trial, episode_key, task_fingerprint
+from mpcrl.agents.agent import FITTED, Forecasted, StepDone, Surroundings, Trial, episode_key, task_fingerprint
 from mpcrl.control.feedback import Feedback
 from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
 from mpcrl.core.checks import positive_integer, positive_number
@@ -193,7 +193,8 @@ class PILCO:
         rows = self._replay.transitions().take(slice(-self.config.points, None))
         threads = ThreadBudget.of(self.threads).count
         inputs = self.features.inputs(rows.states, rows.controls)
-        self._use(fit(inputs, self._targets(rows.states, rows.next_states), seed=self.seed, threads=threads))
+        targets = self._targets(rows.states, rows.next_states)
+        self._use(fit(inputs, targets, FITTED, seed=self.seed, threads=threads))
         assert self._start is not None and self._chain is not None
         searched = functools.partial(
             search,
