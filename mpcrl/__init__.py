@@ -33,6 +33,8 @@ _HOMES = {
     "GaussianProcessConfig": "mpcrl.learning.gaussian_process",
     "BeliefPlanner": "mpcrl.planners.belief",
     "Limit": "mpcrl.tasks.limit",
+    "MCPILCO": "mpcrl.agents.mc_pilco",
+    "MCPILCOConfig": "mpcrl.agents.mc_pilco",
     "MpcrlError": "mpcrl.core.errors",
     "MuJoCo": "mpcrl.models.mujoco",
     "MujocoTask": "mpcrl.tasks.mujoco_task",
@@ -69,6 +71,7 @@ _ROOMS = ("agents", "control", "core", "experiments", "learning", "models", "pla
 __all__ = [
     "GP",
     "GPMPC",
+    "MCPILCO",
     "PETS",
     "PILCO",
     "Analytic",
@@ -85,6 +88,7 @@ __all__ = [
     "GaussianProcessConfig",
     "Goal",
     "Limit",
+    "MCPILCOConfig",
     "MpcrlError",
     "MuJoCo",
     "MujocoTask",
@@ -126,6 +130,7 @@ __all__ = [
 if _typing.TYPE_CHECKING:
     from mpcrl import agents, control, core, experiments, learning, models, planners, tasks
     from mpcrl.agents.gp_mpc import GPMPC, GPMPCConfig
+    from mpcrl.agents.mc_pilco import MCPILCO, MCPILCOConfig
     from mpcrl.agents.pets import PETS, PETSConfig
     from mpcrl.agents.pilco import PILCO, PILCOConfig
     from mpcrl.control.controller import Controller

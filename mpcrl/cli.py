@@ -346,7 +346,7 @@ def view(
 
 
 def train(
-    algo: Annotated[str, shown("ALGO", "pets, deterministic, random-shooting, pilco or gp-mpc")],
+    algo: Annotated[str, shown("ALGO", "pets, deterministic, random-shooting, pilco, mc-pilco or gp-mpc")],
     task: Annotated[str, shown("TASK", "one of those that `mpcrl list` shows, or file.py:name")],
     /,
     *,

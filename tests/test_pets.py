@@ -124,7 +124,7 @@ def _thorough() -> EnsembleConfig:
 
 def test_ancestors_are_settings() -> None:
     task = make_task("pendulum-swingup")
-    for name in (name for name in AGENTS if name not in ("pilco", "gp-mpc")):
+    for name in (name for name in AGENTS if name not in ("pilco", "mc-pilco", "gp-mpc")):
         agent = agent_for(name, task, settings={"members": "3", "particles": "6", "hidden": "8,8"})
         assert isinstance(agent, PETS)
         assert agent.config.ensemble.members == (3 if name == "pets" else 1)

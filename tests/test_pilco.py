@@ -159,7 +159,7 @@ def test_a_certain_belief_moves_as_the_mean_does() -> None:
     chain = chain._replace(noise=np.zeros(4))
     model = model_for(FEATURES)
     said = forecast(chain, policy, mean, np.zeros((4, 4)), 1)
-    u = controls(policy, policy_inputs(FEATURES, mean), LOW, HIGH)
+    u = controls(policy.network(), policy_inputs(FEATURES, mean), LOW, HIGH)
     change = model.predict(FEATURES.inputs(mean, u))
     kept = np.array([1.0, 1.0, 1.0, 0.0])
     np.testing.assert_allclose(said.means[1], kept * mean + change.mean, atol=1e-12)
@@ -176,7 +176,7 @@ def test_beliefs_hold_samples_of_the_first_step() -> None:
     rng = np.random.default_rng(0)
     seen = rng.multivariate_normal(mean, cov + np.diag(chain.noise), 100_000)
     change = model_for(FEATURES).predict(
-        FEATURES.inputs(seen, controls(policy, policy_inputs(FEATURES, seen), LOW, HIGH))
+        FEATURES.inputs(seen, controls(policy.network(), policy_inputs(FEATURES, seen), LOW, HIGH))
     )
     after = chain.kept * seen + change.mean + np.sqrt(change.variance) * rng.standard_normal(seen.shape)
     np.testing.assert_allclose(said.means[1], after.mean(axis=0), atol=5 * after.std(axis=0).max() / 316)
@@ -193,11 +193,11 @@ def test_policies_keep_to_the_bounds_and_reach_them() -> None:
     z = np.random.default_rng(0).normal(size=(500, 5))
     for kind in ("rbf", "linear"):
         policy = policy_for(kind, z, 2, size=9.0)
-        u = controls(policy, z, LOW, HIGH)
+        u = controls(policy.network(), z, LOW, HIGH)
         assert (u >= LOW - 1e-12).all() and (u <= HIGH + 1e-12).all()
         assert u.min(axis=0) == pytest.approx(LOW, abs=0.05) and u.max(axis=0) == pytest.approx(HIGH, abs=0.05)
         again = policy_of_files(policy_files(policy))
-        np.testing.assert_array_equal(controls(again, z, LOW, HIGH), controls(policy, z, LOW, HIGH))
+        np.testing.assert_array_equal(controls(again.network(), z, LOW, HIGH), controls(policy.network(), z, LOW, HIGH))
         with pytest.raises(InvalidInput, match="parameters"):
             policy.with_parameters(np.zeros(3))
 

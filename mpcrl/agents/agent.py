@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from mpcrl.control.plan import Actor
+from mpcrl.core.bundle import from_json, read_bundle
 from mpcrl.core.configuration import configuration
+from mpcrl.core.errors import InvalidInput
 from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.gaussian_process import GaussianProcessConfig
 from mpcrl.models.scalar import fingerprint
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.features import Features
+from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.task import Task
 
 FITTED = GaussianProcessConfig(starts=2)
@@ -195,3 +198,31 @@ def task_fingerprint(task: Task) -> str:
     seen = [task.angles, task.unseen, getattr(task, "sensor_noise", ())]
     numbers = configuration([task.params, task.control_low, task.control_high, task.dt, task.episode_steps, *seen])
     return hashlib.sha256(f"{fingerprint(*functions)}{numbers}".encode()).hexdigest()
+
+
+def goal_setup(task: Task, goal: Goal, config: Any, seed: int) -> dict[str, Any]:
+    """The `setup` of agents that minimise a goal's expectation."""
+    return {
+        "task": task.name,
+        "problem": task_fingerprint(task),
+        "goal": configuration(goal),
+        "config": configuration(config),
+        "seed": seed,
+    }
+
+
+def read_checkpoint(folder: Path, head: Mapping[str, Any], setup: Mapping[str, Any]) -> dict[str, Any]:
+    """What an agent of this `setup` wrote of itself to `folder / "agent"`.
+
+    Raises
+    ------
+    InvalidInput
+        An agent of other settings wrote it, or it is damaged.
+    """
+    about: dict[str, Any] = from_json(read_bundle(folder / "agent", head)["agent.json"], "agent.json")
+    if about["setup"] != configuration(setup):
+        raise InvalidInput(
+            f"{str(folder)!r} was written by an agent with other settings: {about['setup']}; "
+            f"these are {configuration(setup)}"
+        )
+    return about

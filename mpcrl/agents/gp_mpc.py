@@ -27,13 +27,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpcrl.agents.agent import FITTED, Forecasted, StepDone, Surroundings, Trial, episode_key, task_fingerprint
+from mpcrl.agents.agent import (
+    FITTED,
+    Forecasted,
+    StepDone,
+    Surroundings,
+    Trial,
+    episode_key,
+    goal_setup,
+    read_checkpoint,
+)
 from mpcrl.control.belief import BeliefController
-from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
+from mpcrl.core.bundle import read_bundle, to_json, write_bundle
 from mpcrl.core.checks import positive_integer, positive_number
-from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import InvalidInput
-from mpcrl.core.vecmath import wrap_to_pi
 from mpcrl.kernels.belief import Chain
 from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.gaussian_process import fit
@@ -174,7 +181,7 @@ class GPMPC:
             if ended == "diverged":  # a simulation's last step that came to nothing teaches nothing
                 break
             begin = time.perf_counter()
-            row = self.features.inputs(state, control), self._target(state, result.state)
+            row = self.features.inputs(state, control), self.features.targets(state, result.state)
             if self._model is not None:
                 self._learn_from(*row, on_learning)
             else:
@@ -233,14 +240,6 @@ class GPMPC:
         self._stored = max(self._stored, len(inputs))
         self._fitted = self._stored
         on_learning(FitDone(len(inputs[rows]), time.perf_counter() - begin))
-
-    def _target(self, state: np.ndarray, following: np.ndarray) -> np.ndarray:
-        """Changes of the numbers, the shorter way round of angles; or the numbers that are predicted themselves."""
-        target = following - state
-        angles, absolute = list(self.features.angles), list(self.features.absolute)
-        target[angles] = [wrap_to_pi(angle) for angle in target[angles]]
-        target[absolute] = following[absolute]
-        return target
 
     def _use(self, model: GaussianProcess) -> None:
         self._model = model
@@ -303,13 +302,11 @@ class GPMPC:
         self, states: np.ndarray, controls: np.ndarray, rewards: np.ndarray, costs: np.ndarray, params: Any
     ) -> float:
         """Of the goal's cost under the controls that were taken, from each state that is a horizon after the last."""
-        gap, horizon, cost = 0.0, self.config.planner.horizon, self._chain.cost
+        gap, horizon = 0.0, self.config.planner.horizon
         for t in range(0, len(controls), horizon):
             real = states[t + 1 : t + 1 + horizon]
-            angles = real[:, list(self.features.angles)]
-            y = np.concatenate([real, np.sin(angles), np.cos(angles)], axis=1) @ cost.map.T - cost.target
             said = believed(self._chain, states[t], np.zeros((len(states[t]),) * 2), controls[t : t + horizon])
-            gap += float((1 - np.exp(-0.5 * (y**2).sum(axis=1))).sum() - said.costs.sum())
+            gap += float(self.goal.costs(real, self.features.names, self.features.angles).sum() - said.costs.sum())
         return gap
 
     def predictor(self) -> Predictor:
@@ -341,22 +338,11 @@ class GPMPC:
         InvalidInput
             An agent of other settings wrote it, or it is damaged.
         """
-        about = from_json(read_bundle(folder / "agent", _HEAD)["agent.json"], "agent.json")
-        if about["setup"] != configuration(self.setup()):
-            raise InvalidInput(
-                f"{str(folder)!r} was written by an agent with other settings: {about['setup']}; "
-                f"these are {configuration(self.setup())}"
-            )
+        about = read_checkpoint(folder, _HEAD, self.setup())
         self._use(GaussianProcess.of_files(read_bundle(folder / "model", HEAD)))
         self.trials, self.steps, self.episodes = about["trials"], about["steps"], about["episodes"]
         self._stored = self._fitted = about["stored"]
 
     def setup(self) -> dict[str, Any]:
         """All that makes this agent what it is, and `load` compares."""
-        return {
-            "task": self.task.name,
-            "problem": task_fingerprint(self.task),
-            "goal": configuration(self.goal),
-            "config": configuration(self.config),
-            "seed": self.seed,
-        }
+        return goal_setup(self.task, self.goal, self.config, self.seed)

@@ -48,3 +48,13 @@ def call_at(typing: Any, address: Any, arguments: Any) -> Any:
         return builder.call(builder.inttoptr(values[0], kind.as_pointer()), passed)
 
     return types.int64(address, arguments), generate
+
+
+@intrinsic
+def doubles_of(typing: Any, array: Any) -> Any:
+    """Pointer to the first element of an array of float64, which somebody else has to keep alive."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return cgutils.create_struct_proxy(signature.args[0])(context, builder, value=values[0]).data
+
+    return DOUBLES(array), generate

@@ -26,6 +26,7 @@ from mpcrl.tasks.task import AnalyticTask, Task
 if TYPE_CHECKING:
     from mpcrl.agents.agent import Agent
     from mpcrl.agents.gp_mpc import GPMPCConfig
+    from mpcrl.agents.mc_pilco import MCPILCOConfig
     from mpcrl.agents.pets import PETSConfig
     from mpcrl.agents.pilco import PILCOConfig
 
@@ -40,7 +41,7 @@ MODELS = {
 MODEL_FOLDER = "model"
 """Where a training keeps what it learned, in its own folder."""
 
-_C = TypeVar("_C", "PETSConfig", "PILCOConfig", "GPMPCConfig")
+_C = TypeVar("_C", "PETSConfig", "PILCOConfig", "MCPILCOConfig", "GPMPCConfig")
 
 _DTYPES = ("float32", "float64")
 _SIZES = ("budget", "horizon")
@@ -189,9 +190,17 @@ AGENTS = {
     "deterministic": "one deterministic network and the task's planner: what the ensemble is to be better than",
     "random-shooting": "one deterministic network and random shooting: the simplest there is",
     "pilco": "Gaussian processes, and a policy searched for along the gradient of its expected cost; few numbers only",
+    "mc-pilco": "the same with particles in the place of normal beliefs, and positions that follow from their speeds",
     "gp-mpc": "Gaussian processes that learn at every step, and plans along the gradient of their expected cost",
 }
 """What `mpcrl train` may be given."""
+
+_PLANS_BY_ITSELF = {
+    "pilco": "acts by a policy and plans nothing",
+    "mc-pilco": "acts by a policy and plans nothing",
+    "gp-mpc": "plans by a gradient of its own",
+}
+"""Agents that take no planner, and why."""
 
 
 def agent_for(
@@ -211,32 +220,32 @@ def agent_for(
     Parameters
     ----------
     settings : mapping of str
-        Of `PETSConfig` and its `EnsembleConfig`, of `PILCOConfig`, or of `GPMPCConfig` and its `BeliefPlanner`, as
-        text that is read as the type of each.
+        Of `PETSConfig` and its `EnsembleConfig`, of `PILCOConfig`, of `MCPILCOConfig` and its `ParticleSearchConfig`,
+        or of `GPMPCConfig` and its `BeliefPlanner`, as text that is read as the type of each.
     """
     if algo not in AGENTS:
         raise unknown_name("agent", algo, AGENTS)
+    sizes = dict(settings or {})
+    if algo in _PLANS_BY_ITSELF:
+        for name, given in (("planner", planner), ("budget", budget), ("option", options)):
+            if given:
+                raise InvalidInput(f"{algo} {_PLANS_BY_ITSELF[algo]}: leave --{name} out")
+        sizes |= {} if horizon is None else {"horizon": str(horizon)}
     if algo == "pilco":
         from mpcrl.agents.pilco import PILCO, PILCOConfig
 
-        for name, given in (("planner", planner), ("budget", budget), ("option", options)):
-            if given:
-                raise InvalidInput(f"pilco acts by a policy and plans nothing: leave --{name} out")
-        searched = _configured(PILCOConfig(), settings or {})
-        if horizon is not None:
-            searched = dataclasses.replace(searched, horizon=horizon)
-        return PILCO(task, config=searched, seed=seed, threads=threads)
+        return PILCO(task, config=_configured(PILCOConfig(), sizes), seed=seed, threads=threads)
+    if algo == "mc-pilco":
+        from mpcrl.agents.mc_pilco import MCPILCO, MCPILCOConfig
+
+        return MCPILCO(task, config=_configured(MCPILCOConfig(), sizes), seed=seed, threads=threads)
     if algo == "gp-mpc":
         from mpcrl.agents.gp_mpc import GPMPC, GPMPCConfig
 
-        for name, given in (("planner", planner), ("budget", budget), ("option", options)):
-            if given:
-                raise InvalidInput(f"gp-mpc plans by a gradient of its own: leave --{name} out")
-        sizes = {} if horizon is None else {"horizon": str(horizon)}
-        return GPMPC(task, config=_configured(GPMPCConfig(), {**(settings or {}), **sizes}), seed=seed, threads=threads)
+        return GPMPC(task, config=_configured(GPMPCConfig(), sizes), seed=seed, threads=threads)
     from mpcrl.agents.pets import PETS, PETSConfig, deterministic
 
-    config = _configured(PETSConfig(), settings or {})
+    config = _configured(PETSConfig(), sizes)
     if algo != "pets":
         config = deterministic(config)
     if algo == "random-shooting":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -102,6 +102,25 @@ def processes_of(model: GaussianProcess) -> Processes:
     )
 
 
+def loop_of(features: Features, goal: Goal, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    """The fields of `Chain` and `Cascade` that no model changes: what policy and processes see, and what it costs."""
+    count, plain = len(features.angles), policy_plain(features)
+    angles = np.array(features.angles, np.int64)
+    width = len(plain) + 2 * count + features.nu
+    unseen = {plain.tolist().index(i) for i in features.unseen}
+    return {
+        "seen": np.array([i for i in range(width) if i not in unseen]),
+        "plain": plain,
+        "waves": Waves(
+            np.tile(angles, 2), np.ones(2 * count), np.repeat([-0.5 * np.pi, 0.0], count), np.ones(2 * count)
+        ),
+        "squash": squash_waves(low, high),
+        "middle": 0.5 * (low + high),
+        "kept": np.array([float(i not in features.absolute) for i in range(features.nx)]),
+        "cost": Expected(*goal.matrix(features.names, features.angles), True),
+    }
+
+
 def chain_of(model: GaussianProcess, features: Features, goal: Goal, low: np.ndarray, high: np.ndarray) -> Chain:
     """All that a belief goes through in a step but the policy.
 
@@ -114,24 +133,9 @@ def chain_of(model: GaussianProcess, features: Features, goal: Goal, low: np.nda
     low, high : ndarray [nu]
         Bounds of the controls.
     """
-    count, plain = len(features.angles), policy_plain(features)
-    angles = np.array(features.angles, np.int64)
-    waves = Waves(np.tile(angles, 2), np.ones(2 * count), np.repeat([-0.5 * np.pi, 0.0], count), np.ones(2 * count))
-    kept = np.array([float(i not in features.absolute) for i in range(features.nx)])
-    width = len(plain) + 2 * count + features.nu
-    unseen = {plain.tolist().index(i) for i in features.unseen}
-    matrix, target = goal.matrix(features.names, features.angles)
-    return Chain(
-        processes_of(model),
-        np.array([i for i in range(width) if i not in unseen]),
-        plain,
-        waves,
-        squash_waves(low, high),
-        0.5 * (low + high),
-        kept,
-        model.noise**2 / (1 + kept),  # a change is the difference of two that are seen
-        Expected(matrix, target, True),
-    )
+    loop = loop_of(features, goal, low, high)
+    # a change is the difference of two that are seen
+    return Chain(model=processes_of(model), noise=model.noise**2 / (1 + loop["kept"]), **loop)
 
 
 def policy_plain(features: Features) -> np.ndarray:

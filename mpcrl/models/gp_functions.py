@@ -203,7 +203,7 @@ def packed(
         if polynomial:
             add(_triangle(moved.transpose(0, 2, 1) @ moved, pairs))
             add((_polynomials(process) @ moved).reshape(outputs, -1))
-        add(np.array([_panels(root) for root in process.root]))
+        add(np.array([lower_panels(root) for root in process.root]))
     whole = np.concatenate(parts, axis=-1)
     number = 0 if draws is None else draws.phase.shape[-1]
     table = kernels.table_of(outputs, count, width, number, whole.shape[-1], variance, real)
@@ -217,7 +217,7 @@ def _triangle(form: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
     return np.stack([form[..., a, b] + (form[..., b, a] if a != b else 0) for a, b in pairs], axis=-1)
 
 
-def _panels(root: np.ndarray) -> np.ndarray:
+def lower_panels(root: np.ndarray) -> np.ndarray:
     """A lower triangle [m, m] as panels of rows, each with its columns up to the diagonal."""
     rows, count = kernels.ROWS, len(root)
     padded = np.zeros((-(-count // rows) * rows, count))

@@ -125,6 +125,7 @@ def acrobot_swingup() -> AnalyticTask:
         preset={"planner": "icem", "budget": 128, "horizon": 20, "beta": 2.0},
         state_names=("angle_1", "angle_2", "rate_1", "rate_2"),
         angles=("angle_1", "angle_2"),
+        speeds={"angle_1": "rate_1", "angle_2": "rate_2"},
         control_names=("torque",),
         step=step,
         reset=reset,

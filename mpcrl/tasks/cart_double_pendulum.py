@@ -187,6 +187,7 @@ def cart_double_pendulum() -> AnalyticTask:
         preset={"planner": "icem", "budget": 128, "horizon": 30, "beta": 2.0},
         state_names=("position", "angle_1", "angle_2", "velocity", "rate_1", "rate_2"),
         angles=("angle_1", "angle_2"),
+        speeds={"position": "velocity", "angle_1": "rate_1", "angle_2": "rate_2"},
         goal=Goal(
             terms=(
                 {"position": 1.0, "sin angle_1": params.length_1, "sin angle_2": params.length_2},

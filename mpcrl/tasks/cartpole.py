@@ -137,6 +137,7 @@ def cartpole_swingup() -> AnalyticTask:
         solved=solved,
         draw=draw,
         angles=("angle",),
+        speeds={"position": "velocity", "angle": "rate"},
         goal=Goal(
             terms=({"position": 1.0, "sin angle": 2 * params.half_length}, {"cos angle": 2 * params.half_length}),
             target=(0.0, 2 * params.half_length),
@@ -213,6 +214,7 @@ def cartpole_balance() -> AnalyticTask:
         solved=standing,
         draw=draw,
         angles=("angle",),
+        speeds={"position": "velocity", "angle": "rate"},
         goal=Goal(
             terms=({"position": 1.0, "sin angle": 2 * params.half_length}, {"cos angle": 2 * params.half_length}),
             target=(0.0, 2 * params.half_length),

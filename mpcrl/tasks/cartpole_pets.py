@@ -131,6 +131,7 @@ def cartpole_pets() -> AnalyticTask:
         solved=solved,
         draw=draw,
         angles=("angle",),
+        speeds={"position": "velocity", "angle": "rate"},
         goal=Goal(
             terms=({"position": 1.0, "sin angle": -params.length}, {"cos angle": -params.length}),
             target=(0.0, params.length),

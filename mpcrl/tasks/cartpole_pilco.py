@@ -122,6 +122,7 @@ def cartpole_pilco() -> AnalyticTask:
         solved=solved,
         draw=draw,
         angles=("angle",),
+        speeds={"position": "velocity", "angle": "rate"},
         sensor_noise=(0.01, 0.01, 0.01, 0.01),
         goal=Goal(
             terms=({"position": 1.0, "sin angle": params.length}, {"cos angle": -params.length}),

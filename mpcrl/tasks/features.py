@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mpcrl.core.errors import InvalidInput, NoGoal
+from mpcrl.core.vecmath import wrap_to_pi
 from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
@@ -94,6 +95,15 @@ class Features:
         following[..., absolute] = outputs[..., absolute]
         return following
 
+    def targets(self, states: np.ndarray, following: np.ndarray) -> np.ndarray:
+        """The outputs [..., nx] that lead from states to others: changes, of angles the shorter way round."""
+        changes = following - states
+        for i in self.angles:
+            changes[..., i] = np.vectorize(wrap_to_pi, otypes=[float])(changes[..., i])
+        absolute = list(self.absolute)
+        changes[..., absolute] = following[..., absolute]
+        return changes
+
     def part(self, records: np.ndarray, name: str) -> np.ndarray:
         """One field [..., *shape] of records [..., nx]."""
         field = next(field for field in self.fields if field.name == name)
@@ -139,6 +149,36 @@ def goal_of(task: Task, features: Features) -> Goal:
         )
     task.goal.matrix(features.names, features.angles)
     return task.goal
+
+
+def speeds_of(task: Task, features: Features) -> tuple[tuple[int, int], ...]:
+    """Pairs of a number of the state and the one that is its rate of change, as the task declares them or its joints
+    say; none whose rate the dynamics do not see."""
+    pairs = [(features.names.index(name), features.names.index(rate)) for name, rate in _rates(task)]
+    return tuple(sorted(pair for pair in pairs if pair[1] in features.plain))
+
+
+def _rates(task: Task) -> list[tuple[str, str]]:
+    """Names of numbers and of their rates."""
+    if not isinstance(task, MujocoTask):
+        known = getattr(task, "state_names", ())
+        wrong = [name for pair in task.speeds.items() for name in pair if name not in known]
+        if wrong:
+            raise InvalidInput(
+                f"task {task.name!r}: speeds speak of {wrong[0]!r}, but the state has {', '.join(known)}"
+            )
+        return list(task.speeds.items())
+    import mujoco
+
+    env = task.make_env()
+    try:
+        env.reset(seed=0)
+        model = task.mj_model(env)
+        simple = {int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)}
+        joints = [j for j in range(model.njnt) if int(model.jnt_type[j]) in simple]
+        return [(f"qpos[{model.jnt_qposadr[j]}]", f"qvel[{model.jnt_dofadr[j]}]") for j in joints]
+    finally:
+        env.close()
 
 
 def _of_mujoco(task: MujocoTask, model: Any, data: Any) -> Features:

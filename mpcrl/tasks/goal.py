@@ -41,6 +41,13 @@ class Goal:
         if not np.isfinite([*self.target, *(factor for term in self.terms for factor in term.values())]).all():
             raise InvalidInput(f"a goal's factors and targets must be finite, got {self.terms!r} and {self.target!r}")
 
+    def costs(self, states: np.ndarray, names: Sequence[str], angles: Sequence[int]) -> np.ndarray:
+        """Of states [..., nx], each [...]."""
+        matrix, target = self.matrix(names, angles)
+        turned = states[..., list(angles)]
+        y = np.concatenate([states, np.sin(turned), np.cos(turned)], axis=-1) @ matrix.T - target
+        return 1 - np.exp(-0.5 * (y**2).sum(axis=-1))
+
     def matrix(self, names: Sequence[str], angles: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """A [K, nx + 2 angles] and b [K]: the cost is 1 - exp(-|A (state, sines, cosines) - b|^2 / 2).
 

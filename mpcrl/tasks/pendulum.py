@@ -98,6 +98,7 @@ def pendulum_swingup() -> AnalyticTask:
         preset={"planner": "icem", "budget": 128, "horizon": 30, "beta": 2.0},
         state_names=("angle", "rate"),
         angles=("angle",),
+        speeds={"angle": "rate"},
         control_names=("torque",),
         step=step,
         reset=reset,

@@ -108,6 +108,7 @@ def reacher_2link() -> AnalyticTask:
         preset={"planner": "icem", "budget": 128, "horizon": 12, "beta": 2.0},
         state_names=("angle_1", "angle_2", "rate_1", "rate_2"),
         angles=("angle_1", "angle_2"),
+        speeds={"angle_1": "rate_1", "angle_2": "rate_2"},
         control_names=("shoulder", "elbow"),
         step=step,
         reset=reset,

@@ -40,6 +40,9 @@ class Task:
     angles, unseen : tuple of str
         Of the state's numbers by name, for learned models: those that are angles, and those that the dynamics do not
         depend on; see `Features`. "*" stands for any part of a name: "xpos[*, 0]".
+    speeds : mapping of str to str
+        Of the state's numbers by name: which other number is the rate of change of one, as {"angle": "rate"}. MuJoCo's
+        joints that slide or turn need none.
     goal : Goal, optional
         What methods minimise that carry a normal belief about the state: they need a cost of known expectation.
     """
@@ -56,6 +59,7 @@ class Task:
     preset: Mapping[str, Any] = field(default_factory=dict)
     angles: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+    speeds: Mapping[str, str] = field(default_factory=dict)
     goal: Goal | None = None
 
     def __post_init__(self) -> None:

@@ -1,0 +1,246 @@
+"""MC-PILCO: particles beside a slow twin, the gradient of their cost, positions as integrals, trials, files, and the
+command; that it learns the cart-pole is in `benchmarks/mc_pilco.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_pilco import FEATURES, GOAL, HIGH, LOW, facts, model_for
+
+from mpcrl.agents.mc_pilco import MCPILCO, MCPILCOConfig
+from mpcrl.cli import main
+from mpcrl.core.errors import InvalidInput
+from mpcrl.experiments.configure import agent_for
+from mpcrl.experiments.training import train
+from mpcrl.experiments.worlds import world_of
+from mpcrl.kernels.cascade import Cascade
+from mpcrl.learning.gaussian_process import fit
+from mpcrl.learning.particle_search import Noise, Particles, ParticleSearchConfig, cascade_of, search, whole_tiles
+from mpcrl.learning.policies import WeightedRBFPolicy, controls, policy_files, policy_of_files
+from mpcrl.learning.policy_search import policy_inputs
+from mpcrl.models.speed_integration import Integrals, integrated, outputs_of, predicted, sight
+from mpcrl.tasks.features import features_of, speeds_of
+from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
+
+INTEGRALS: Integrals = ((0, 2),)  # of FEATURES, the place and its speed
+DT, SIGHT = 0.1, np.array([0.01, 0.02, 0.03, 0.04])
+KNOWN = predicted(FEATURES, INTEGRALS)
+PROCESS = outputs_of(model_for(FEATURES), KNOWN)
+SMALL = ParticleSearchConfig(particles=16, evaluations=4)
+
+
+def cascade(**changes: Any) -> Cascade:
+    made = cascade_of(PROCESS, FEATURES, GOAL, LOW, HIGH, integrals=INTEGRALS, dt=DT, sight=SIGHT)
+    return made._replace(**changes)
+
+
+def policy(basis: int = 7) -> WeightedRBFPolicy:
+    rng = np.random.default_rng(1)
+    z = policy_inputs(FEATURES, rng.normal(size=(20, 4)))
+    return WeightedRBFPolicy.random(z, 2, rng, count=basis, lengthscale=np.full(z.shape[1], 1.2), size=0.7)
+
+
+def particles(count: int = 16, horizon: int = 5, threads: int = 1) -> Particles:
+    rng, made = np.random.default_rng(2), cascade()
+    starts = 0.3 * rng.normal(size=(4, count))
+    return Particles(made, starts, Noise.drawn(made, horizon, count, rng), threads)
+
+
+def dropped(horizon: int, basis: int, count: int) -> np.ndarray:
+    return (np.random.default_rng(3).random((horizon, basis, count)) > 0.25).astype(np.uint8)
+
+
+# Particles.
+
+
+def test_particles_go_where_a_slow_twin_goes() -> None:
+    """By the formulas of the module, one particle after the other, with `GaussianProcess.predict`."""
+    cloud, net, keep = particles(), policy().network(), dropped(5, 7, 16)
+    cost, _ = cloud.cost_and_gradient(policy(), keep, 1.25)
+    total = 0.0
+    for m in range(16):
+        x = cloud.starts[:, m]
+        for t in range(5):
+            o = x + SIGHT * cloud.noise.sights[t, :, m]
+            kept = net._replace(weights=net.weights * 1.25 * keep[t, :, m])
+            u = controls(kept, policy_inputs(FEATURES, o), LOW, HIGH)
+            said = PROCESS.predict(FEATURES.inputs(o, u))
+            following = o.copy()
+            following[KNOWN] = said.mean + np.sqrt(said.variance) * cloud.noise.normals[t, :, m]
+            following[[1, 2]] += o[[1, 2]]  # changes; the last number is predicted itself
+            following[0] = o[0] + DT * (o[2] + following[2]) / 2
+            x = following
+            total += float(GOAL.costs(x, FEATURES.names, FEATURES.angles))
+    assert cost == pytest.approx(total / 16, rel=1e-10)
+    states, plain = cloud.rolled(policy())
+    assert plain != pytest.approx(cost) and np.isfinite(states).all()
+
+
+def test_the_gradient_of_the_mean_cost() -> None:
+    cloud, start, keep = particles(), policy(), dropped(5, 7, 16)
+    _, gradient = cloud.cost_and_gradient(start, keep, 4 / 3)
+    worst = 0.0
+    for i in range(len(gradient)):
+        ends = []
+        for h in (1e-5, -1e-5):
+            moved = start.parameters
+            moved[i] += h
+            ends.append(cloud.cost_and_gradient(start.with_parameters(moved), keep, 4 / 3)[0])
+        worst = max(worst, abs((ends[0] - ends[1]) / 2e-5 - gradient[i]))
+    assert worst < 1e-7 * np.abs(gradient).max()
+
+
+def test_threads_and_whole_tiles_change_nothing() -> None:
+    start, count = policy(), whole_tiles(40)
+    cost, gradient = particles(count).cost_and_gradient(start)
+    again, also = particles(count, threads=2).cost_and_gradient(start)
+    assert again == cost
+    np.testing.assert_array_equal(also, gradient)
+
+
+def test_controls_in_the_place_of_a_policy() -> None:
+    cloud = particles(horizon=1)
+    given = np.array([[0.3, -0.4]])
+    states, _ = cloud.rolled(policy(), given)
+    seen = cloud.starts + SIGHT[:, None] * cloud.noise.sights[0]
+    said = PROCESS.predict(FEATURES.inputs(seen.T, np.tile(given, (16, 1))))
+    np.testing.assert_allclose(
+        states[1, 3], said.mean[:, 2] + np.sqrt(said.variance[:, 2]) * cloud.noise.normals[0, 2], rtol=1e-9
+    )
+
+
+def test_what_leaves_all_bounds_costs_infinitely() -> None:
+    made = cascade()
+    wild = made._replace(model=made.model._replace(slope=1e200 * np.ones_like(made.model.slope)))
+    cloud = particles()
+    cost, gradient = Particles(wild, cloud.starts, cloud.noise).cost_and_gradient(policy())
+    assert cost == np.inf and not gradient.any()
+
+
+def test_a_search_goes_down_and_begins_anew_the_same() -> None:
+    starts = 0.1 * np.random.default_rng(0).normal(size=(30, 4))
+    settings = ParticleSearchConfig(particles=32, evaluations=60, rate=0.05)
+    told: list[float] = []
+
+    def found(threads: int) -> Any:
+        return search(
+            cascade(), policy(), starts=starts, horizon=5, config=settings, rng=np.random.default_rng(5),
+            threads=threads, on_evaluation=lambda progress: told.append(progress.cost),
+        )  # fmt: skip
+
+    first = found(1)
+    assert first.cost < told[0] - 0.1
+    np.testing.assert_array_equal(found(2).policy.parameters, first.policy.parameters)
+    same = policy_of_files(policy_files(first.policy))
+    np.testing.assert_array_equal(same.parameters, first.policy.parameters)
+    for wrong in ({"particles": 0}, {"dropout": 1.0}, {"rate": 0.0}):
+        with pytest.raises(InvalidInput, match=next(iter(wrong))):
+            ParticleSearchConfig(**wrong)
+
+
+def test_other_kernels_are_refused() -> None:
+    other = dataclasses.replace(PROCESS, kernel="matern52")
+    with pytest.raises(InvalidInput, match="kernel 'se', got 'matern52'"):
+        cascade_of(other, FEATURES, GOAL, LOW, HIGH, integrals=INTEGRALS, dt=DT, sight=SIGHT)
+
+
+# Positions as integrals.
+
+
+def test_processes_of_integrals_are_those_of_their_speeds() -> None:
+    features = dataclasses.replace(FEATURES, unseen=(), absolute=())
+    process = outputs_of(model_for(features), KNOWN)
+    whole = integrated(process, features, INTEGRALS, DT)
+    rng = np.random.default_rng(0)
+    states, taken = rng.normal(size=(10, 4)), rng.normal(size=(10, 2))
+    inputs = features.inputs(states, taken)
+    one, all_ = process.predict(inputs), whole.predict(inputs)
+    np.testing.assert_allclose(all_.mean[:, KNOWN], one.mean, atol=1e-12)
+    np.testing.assert_allclose(all_.mean[:, 0], DT * states[:, 2] + DT / 2 * one.mean[:, 1], atol=1e-12)
+    np.testing.assert_allclose(all_.variance[:, 0], (DT / 2) ** 2 * one.variance[:, 1], atol=1e-15)
+    again = outputs_of(whole, KNOWN)
+    np.testing.assert_array_equal(again.targets, process.targets)
+
+
+def test_what_is_seen_of_integrals_is_as_noisy_as_it_is() -> None:
+    """A ball under random pushes, that acts half by half: the sum of its speeds is its way."""
+    task = make_task("cartpole-pilco")
+    features, rng = features_of(task), np.random.default_rng(0)
+    integrals = speeds_of(task, features)
+    assert integrals == ((0, 2), (1, 3))
+    states = rng.normal(size=(400, 4))
+    following = states.copy()
+    following[:, 2:] += 0.1 * rng.normal(size=(400, 2))
+    following[:, :2] += 0.1 * (states + following)[:, 2:] / 2
+    noise = np.array([0.03, 0.01, 0.02, 0.005])
+    before, after = (part + noise * rng.normal(size=part.shape) for part in (states, following))
+    inputs, targets = features.inputs(before, np.zeros((400, 1))), features.targets(before, after)[:, 2:]
+    process = dataclasses.replace(
+        fit(inputs[:40], targets[:40], threads=1), inputs=inputs, targets=targets, noise=np.sqrt(2) * noise[2:]
+    )
+    np.testing.assert_allclose(sight(process, features, integrals, 0.1, before, after), noise, rtol=0.15)
+
+
+def test_speeds_are_those_of_tasks() -> None:
+    for name in ANALYTIC_TASKS:
+        task = ANALYTIC_TASKS[name]()
+        features = features_of(task)
+        for number, speed in speeds_of(task, features):
+            x = np.zeros(features.nx)
+            x[speed] = 1.0
+            moved = np.array(task.step(tuple(x), tuple(np.zeros(task.nu)), task.params)) - x
+            assert moved[number] == pytest.approx(task.dt * 1.0, rel=0.5), name
+    pendulum = make_task("InvertedPendulum-v5")
+    features = features_of(pendulum)
+    named = [(features.names[a], features.names[b]) for a, b in speeds_of(pendulum, features)]
+    assert named == [("qpos[0]", "qvel[0]"), ("qpos[1]", "qvel[1]")]
+    wrong = dataclasses.replace(make_task("cartpole-pilco"), speeds={"angle": "rat"})
+    with pytest.raises(InvalidInput, match="'rat', but the state has position"):
+        MCPILCO(wrong)
+
+
+# Trials, files, the command.
+
+
+def agent_of(**settings: Any) -> MCPILCO:
+    config = MCPILCOConfig(search=SMALL, basis=5, horizon=8, trial_steps=12, **settings)
+    return MCPILCO(make_task("cartpole-pilco"), config=config, threads=1)
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    whole, calibrated = train("mc-pilco", agent_of(), steps=36, folder=tmp_path / "whole")
+    train("mc-pilco", agent_of(), steps=24, folder=tmp_path / "parts")
+    parts, _ = train("mc-pilco", agent_of(), steps=36, folder=tmp_path / "parts")
+    assert facts(parts) == facts(whole)
+    assert calibrated is not None and len(whole.curve) == 3
+    with pytest.raises(InvalidInput, match="other settings"):
+        train("mc-pilco", agent_of(integrate=False), steps=36, folder=tmp_path / "parts")
+
+
+def test_trials_are_told_beside_what_was_predicted() -> None:
+    agent = agent_of()
+    world = world_of(agent.task)
+    first, second = agent.trial(world), agent.trial(world)
+    assert first.forecast is None and second.forecast is not None
+    assert second.forecast.means.shape == (9, 4) and (second.forecast.deviations > 0).all()
+    acting, state = agent.controller, np.array([0.1, 0.2, 0.0, 0.0])
+    np.testing.assert_array_equal(acting.act(state), agent.act(state))
+    agent.trial(world)
+    assert (acting.act(state) != agent.act(state)).all()  # of a controller the policy stays as it is
+    drawn = agent.predictor()(state, np.zeros((3, 4, 1)))
+    assert drawn.shape[1:] == (3, 5, 4) and (drawn[:, :, 0] == state).all()
+
+
+def test_the_command_trains_it_and_planners_use_its_processes(tmp_path: Path) -> None:
+    flags = ["--setting", "basis=5", "--setting", "trial_steps=12", "--setting", "evaluations=3"]
+    flags += ["--setting", "particles=16", "--horizon", "8", "--steps", "24", "--seed", "1"]
+    assert main(["train", "mc-pilco", "cartpole-pilco", *flags, "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "trial_01.png").exists()
+    folder = str(tmp_path / "out" / "model")
+    assert main(["run", "cartpole-pilco", "--model", folder, "--steps", "2", "--budget", "16", "--horizon", "4"]) == 0
+    with pytest.raises(InvalidInput, match="leave --planner out"):
+        agent_for("mc-pilco", make_task("cartpole-pilco"), planner="cem")
