@@ -1,5 +1,5 @@
 """MC-PILCO: particles beside a slow twin, the gradient of their cost, positions as integrals, trials, files, and the
-command; that it learns the cart-pole is in `benchmarks/mc_pilco.py`."""
+command; that it learns the cart-pole is in `benchmarks/pilco.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_pilco import FEATURES, GOAL, HIGH, LOW, facts, model_for
 
 from mpcrl.agents.mc_pilco import MCPILCO, MCPILCOConfig
 from mpcrl.cli import main
@@ -25,6 +24,7 @@ from mpcrl.learning.policy_search import policy_inputs
 from mpcrl.models.speed_integration import Integrals, integrated, outputs_of, predicted, sight
 from mpcrl.tasks.features import features_of, speeds_of
 from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
+from tests.test_pilco import FEATURES, GOAL, HIGH, LOW, facts, model_for
 
 INTEGRALS: Integrals = ((0, 2),)  # of FEATURES, the place and its speed
 DT, SIGHT = 0.1, np.array([0.01, 0.02, 0.03, 0.04])

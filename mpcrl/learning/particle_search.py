@@ -28,6 +28,10 @@ from mpcrl.models.speed_integration import Integrals, predicted
 from mpcrl.tasks.features import Features
 from mpcrl.tasks.goal import Goal
 
+_CLIP = 3.0
+"""How far above the usual size a tile's part of the gradient may be."""
+_TREND = 0.01
+"""Share of what is new in running means."""
 _DECAYS, _SMALL = (0.9, 0.999), 1e-8  # of Adam
 
 
@@ -186,6 +190,23 @@ def cascade_of(
     )
 
 
+class Clip:
+    """Bounds what a few particles add to a gradient: through an unstable system derivatives grow from step to step, and
+    one particle's can be a million times those of all others, which Adam would take a thousand steps to forget."""
+
+    def __init__(self) -> None:
+        self._usual = math.inf
+
+    def weights(self, parts: np.ndarray) -> np.ndarray:
+        """Factors [tiles] of parts [tiles, ...] of a sum, after which none is far above what was usual so far."""
+        sizes = np.sqrt((parts.reshape(len(parts), -1) ** 2).sum(axis=1))
+        middle = float(np.median(sizes))
+        usual = middle if math.isinf(self._usual) else self._usual
+        most = _CLIP * usual
+        self._usual = usual + _TREND * (min(middle, most) - usual)
+        return np.minimum(1.0, most / np.maximum(sizes, 1e-300))
+
+
 class Particles:
     """Particles under policies of bells, of which all but the policy stays as it is.
 
@@ -211,7 +232,7 @@ class Particles:
         return states, cost
 
     def cost_and_gradient(
-        self, policy: Policy, keep: np.ndarray | None = None, factor: float = 1.0
+        self, policy: Policy, keep: np.ndarray | None = None, factor: float = 1.0, clip: Clip | None = None
     ) -> tuple[float, np.ndarray]:
         """The mean over particles of the cost of all steps, and its derivatives by the policy's parameters [P].
 
@@ -222,11 +243,15 @@ class Particles:
         policy : Policy
         keep : ndarray [H, n, M] uint8, optional
             1 where a basis function counts, by `factor`.
+        clip : Clip, optional
+            Holds single tiles' part of the gradient within bounds.
         """
         net = policy.network()
         _, cost, sums = self._rolled(net, keep, factor, None, gradient=True)
         if not (np.isfinite(cost) and np.isfinite(sums).all()):
             return np.inf, np.zeros_like(policy.parameters)
+        weights = np.ones(len(sums)) if clip is None else clip.weights(sums)
+        sums = np.tensordot(weights, sums, 1) / self._count
         nz = net.centres.shape[1]
         # sums of d cost / d weight, and of that times (z - c) and (z - c)^2
         one, first, second = sums[..., 0], sums[..., 1 : 1 + nz], sums[..., 1 + nz :]
@@ -254,7 +279,7 @@ class Particles:
             roll(self.cascade, rule, given, *self.noise, keep, factor, share, states, totals, gradient, sums)
 
         list((self._pool.map if self._pool else map)(part, itertools.pairwise(self._tiles)))
-        return states, float(totals.sum()) / self._count, sums.sum(axis=0) / self._count
+        return states, float(totals.sum()) / self._count, sums
 
 
 def search(
@@ -288,12 +313,12 @@ def search(
     particles = Particles(cascade, first, Noise.drawn(cascade, horizon, count, rng), threads)
     parameters, moments = start.parameters, np.zeros((2, start.parameters.size))
     rate, dropout, calm = config.rate, config.dropout, config.calm
-    trend = spread = 0.0
+    clip, trend, spread = Clip(), 0.0, 0.0
     before, waited, evaluation = math.nan, 0, 0
     while evaluation < config.evaluations and rate >= config.least_rate:
         keep = (rng.random((horizon, len(start.centres), count), np.float32) >= dropout).view(np.uint8)
         policy = start.with_parameters(parameters)
-        cost, gradient = particles.cost_and_gradient(policy, keep, 1 / (1 - dropout))
+        cost, gradient = particles.cost_and_gradient(policy, keep, 1 / (1 - dropout), clip)
         evaluation += 1
         for moment, decay, seen in zip(moments, _DECAYS, (gradient, gradient**2), strict=True):
             moment += (1 - decay) * (seen - moment)
@@ -302,8 +327,8 @@ def search(
         on_evaluation(SearchProgress(0, 1, evaluation, cost, time.perf_counter() - began))
         change = cost - before if math.isfinite(cost - before) else 0.0
         before = cost
-        trend += 0.01 * (change - trend)
-        spread = 0.99 * (spread + 0.01 * (change - trend) ** 2)
+        trend += _TREND * (change - trend)
+        spread = (1 - _TREND) * (spread + _TREND * (change - trend) ** 2)
         waited = waited + 1 if abs(trend) < calm * math.sqrt(spread) else 0
         if waited >= config.patience:
             rate, calm, waited = rate / 2, calm / 2, 0
