@@ -68,11 +68,11 @@ def test_particles_go_where_a_slow_twin_goes() -> None:
             o = x + SIGHT * cloud.noise.sights[t, :, m]
             kept = net._replace(weights=net.weights * 1.25 * keep[t, :, m])
             u = controls(kept, policy_inputs(FEATURES, o), LOW, HIGH)
-            said = PROCESS.predict(FEATURES.inputs(o, u))
-            following = o.copy()
+            said = PROCESS.predict(FEATURES.inputs(x, u))
+            following = x.copy()
             following[KNOWN] = said.mean + np.sqrt(said.variance) * cloud.noise.normals[t, :, m]
-            following[[1, 2]] += o[[1, 2]]  # changes; the last number is predicted itself
-            following[0] = o[0] + DT * (o[2] + following[2]) / 2
+            following[[1, 2]] += x[[1, 2]]  # changes; the last number is predicted itself
+            following[0] = x[0] + DT * (x[2] + following[2]) / 2
             x = following
             total += float(GOAL.costs(x, FEATURES.names, FEATURES.angles))
     assert cost == pytest.approx(total / 16, rel=1e-10)
@@ -106,8 +106,7 @@ def test_controls_in_the_place_of_a_policy() -> None:
     cloud = particles(horizon=1)
     given = np.array([[0.3, -0.4]])
     states, _ = cloud.rolled(policy(), given)
-    seen = cloud.starts + SIGHT[:, None] * cloud.noise.sights[0]
-    said = PROCESS.predict(FEATURES.inputs(seen.T, np.tile(given, (16, 1))))
+    said = PROCESS.predict(FEATURES.inputs(cloud.starts.T, np.tile(given, (16, 1))))
     np.testing.assert_allclose(
         states[1, 3], said.mean[:, 2] + np.sqrt(said.variance[:, 2]) * cloud.noise.normals[0, 2], rtol=1e-9
     )

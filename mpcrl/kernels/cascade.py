@@ -4,11 +4,11 @@ Amadio, Dalla Libera, Antonello, Nikovski, Carli and Romeres 2022, "Model-based 
 estimation with real systems application", section III: a distribution is carried by samples of it, whose noise is
 drawn beforehand, so that the cost of a policy is a function like any other and has a gradient. A particle's step is
 
-    o = x + sight deviation * normal        what is seen
-    z = (numbers of o, sines, cosines)
-    v_a = sum_b weight_ab kept_b exp(-|z - centre_b|_a^2 / 2),  u = middle + half (9 sin v + sin 3 v) / 8
-    x'_i = o_i + f_i(z, u)                  a process: its mean and its deviation times another normal number
-    x'_q = o_q + dt (o_i + x'_i) / 2        where i is the speed of q
+    o = x + sight deviation * normal        what the policy sees
+    z(x) = (numbers of x, sines, cosines)
+    v_a = sum_b weight_ab kept_b exp(-|z(o) - centre_b|_a^2 / 2),  u = middle + half (9 sin v + sin 3 v) / 8
+    x'_i = x_i + f_i(z(x), u)               a process: its mean and its deviation times another normal number
+    x'_q = x_q + dt (x_i + x'_i) / 2        where i is the speed of q
 
 `kept` is dropout: 1 / (1 - p), or 0 with probability p. Lanes are particles, and nearly all work is done by the
 products of matrices of `kernels.network`: exponents of kernels, the triangle L^-1 and its transpose, sums over points.
@@ -259,6 +259,27 @@ def _policy(rule, z, keep, factor, y, bells, act, sums, v, jacobian):
 
 
 @kernel
+def _seen(cascade, x, z, turned):
+    """The first rows of z: plain numbers and waves of states x [nx, WIDTH]; turned [F, WIDTH]: slopes of the waves."""
+    P = len(cascade.plain)
+    for p in range(P):
+        z[p] = x[cascade.plain[p]]
+    for f in range(len(turned)):
+        _wave(cascade.waves, f, x[cascade.waves.which[f]], z[P + f], turned[f])
+
+
+@kernel
+def _unseen(cascade, dz, turned, dx):
+    """Adjoint of `_seen`: adds to dx."""
+    P = len(cascade.plain)
+    for p in range(P):
+        dx[cascade.plain[p]] += dz[p]
+    for f in range(len(turned)):
+        for l in range(WIDTH):
+            dx[cascade.waves.which[f], l] += dz[P + f, l] * turned[f, l]
+
+
+@kernel
 def _room(D, n):
     """What the bells of n centres in D numbers are worked out in."""
     rows, most = (n + ROWS - 1) // ROWS * ROWS, (D + ROWS) // ROWS * ROWS
@@ -276,13 +297,13 @@ def _tile(cascade, rule, controls, first, normals, sights, keep, factor, states,
     P, F, D, E = len(cascade.plain), len(waves.which), len(cascade.seen), len(cascade.outputs)
     nz = P + F
     work, z_work = _room(D, model.bells.size), _room(nz, n)
-    x, o, w = np.empty((nx, WIDTH)), np.empty((nx, WIDTH)), np.empty((D, WIDTH))
+    x, before, o, w = np.empty((nx, WIDTH)), np.empty((nx, WIDTH)), np.empty((nx, WIDTH)), np.empty((D, WIDTH))
     whole, v, change = np.empty((nz + nu, WIDTH)), np.empty((nu, WIDTH)), np.empty(WIDTH)
     wave, slope = np.empty(WIDTH), np.empty(WIDTH)
     steps = H if gradient else 1
     by_w = np.empty((steps, E, D, WIDTH))  # of what is kept of each step for the way back
     by_z = np.empty((steps, nu, nz, WIDTH))
-    by_v, turned = np.empty((steps, nu, WIDTH)), np.empty((steps, F, WIDTH))
+    by_v, turned = np.empty((steps, nu, WIDTH)), np.empty((steps, 2, F, WIDTH))
     bells, seen_z = np.empty((steps, nu, n, WIDTH)), np.empty((steps, nz, WIDTH))
     paid = np.empty((H, nx, WIDTH))
     total = 0.0
@@ -294,18 +315,15 @@ def _tile(cascade, rule, controls, first, normals, sights, keep, factor, states,
         for i in range(nx):
             for l in range(WIDTH):
                 o[i, l] = x[i, l] + cascade.sight[i] * sights[t, i, first + l]
-        for p in range(P):
-            whole[p] = o[cascade.plain[p]]
-        for f in range(F):
-            _wave(waves, f, o[waves.which[f]], whole[P + f], turned[k, f])
+        _seen(cascade, o, seen_z[k], turned[k, 0])
+        _seen(cascade, x, whole, turned[k, 1])
         if len(controls):
             for j in range(nu):
                 whole[nz + j] = controls[t, j]
         else:
-            seen_z[k] = whole[:nz]
             _policy(
-                rule, whole[:nz], keep[t, :, first : first + WIDTH], factor, z_work[0], bells[k], z_work[1],
-                z_work[4], v, by_z[k],
+                rule, seen_z[k], keep[t, :, first : first + WIDTH], factor, z_work[0], bells[k], z_work[1], z_work[4],
+                v, by_z[k],
             )  # fmt: skip
             for j in range(nu):
                 for l in range(WIDTH):
@@ -320,34 +338,37 @@ def _tile(cascade, rule, controls, first, normals, sights, keep, factor, states,
             w[d] = whole[cascade.seen[d]]
         for i in range(nx):
             for l in range(WIDTH):
-                x[i, l] = cascade.kept[i] * o[i, l]
+                before[i, l] = x[i, l]
+                x[i, l] *= cascade.kept[i]
         for e in range(E):
             _process(model, e, w, normals[t, e, first : first + WIDTH], work, change, by_w[k, e])
             x[cascade.outputs[e]] += change
         for q in range(len(cascade.integrals)):
             i, speed = cascade.integrals[q]
             for l in range(WIDTH):
-                x[i, l] = o[i, l] + 0.5 * cascade.dt * (o[speed, l] + x[speed, l])
+                x[i, l] = before[i, l] + 0.5 * cascade.dt * (before[speed, l] + x[speed, l])
         total += _cost(cascade.cost, waves, x, paid[t])
         states[t + 1, :, first : first + WIDTH] = x
     if not gradient:
         return total
-    dx, do, d_whole, dv = np.zeros((nx, WIDTH)), np.empty((nx, WIDTH)), np.empty((nz + nu, WIDTH)), np.empty(WIDTH)
+    dx, d_before, dz = np.zeros((nx, WIDTH)), np.empty((nx, WIDTH)), np.empty((nz, WIDTH))
+    d_whole, dv = np.empty((nz + nu, WIDTH)), np.empty(WIDTH)
     for t in range(H - 1, -1, -1):
         dx += paid[t]
-        do[:] = 0.0
+        d_before[:] = 0.0
         d_whole[:] = 0.0
+        dz[:] = 0.0
         for q in range(len(cascade.integrals)):
             i, speed = cascade.integrals[q]
             for l in range(WIDTH):
                 half = 0.5 * cascade.dt * dx[i, l]
-                do[i, l] += dx[i, l]
-                do[speed, l] += half
+                d_before[i, l] += dx[i, l]
+                d_before[speed, l] += half
                 dx[speed, l] += half
                 dx[i, l] = 0.0
         for i in range(nx):
             for l in range(WIDTH):
-                do[i, l] += cascade.kept[i] * dx[i, l]
+                d_before[i, l] += cascade.kept[i] * dx[i, l]
         for e in range(E):
             for d in range(D):
                 for l in range(WIDTH):
@@ -357,7 +378,7 @@ def _tile(cascade, rule, controls, first, normals, sights, keep, factor, states,
                 dv[l] = d_whole[nz + a, l] * by_v[t, a, l]
             for d in range(nz):
                 for l in range(WIDTH):
-                    d_whole[d, l] += dv[l] * by_z[t, a, d, l]
+                    dz[d, l] += dv[l] * by_z[t, a, d, l]
             for b in range(n):
                 for l in range(WIDTH):
                     z_work[1][b, l] = dv[l] * bells[t, a, b, l]
@@ -368,17 +389,14 @@ def _tile(cascade, rule, controls, first, normals, sights, keep, factor, states,
                         one = z_work[1][b, l] * seen_z[t, d, l]
                         sums[a, b, 1 + d, l] += one
                         sums[a, b, 1 + nz + d, l] += one * seen_z[t, d, l]
-        for p in range(P):
-            do[cascade.plain[p]] += d_whole[p]
-        for f in range(F):
-            for l in range(WIDTH):
-                do[waves.which[f], l] += d_whole[P + f, l] * turned[t, f, l]
-        dx[:] = do
+        _unseen(cascade, dz, turned[t, 0], d_before)
+        _unseen(cascade, d_whole, turned[t, 1], d_before)
+        dx[:] = d_before
     return total
 
 
 @kernel
-def roll(cascade, rule, controls, normals, sights, keep, factor, tiles, states, totals, gradient, sums):
+def roll(cascade, rule, controls, normals, sights, keep, factor, tiles, states, totals, gradient, sums, sizes, most):
     """Carry M particles, a multiple of WIDTH, through H steps; or those of some tiles of them.
 
     Parameters
@@ -399,16 +417,29 @@ def roll(cascade, rule, controls, normals, sights, keep, factor, tiles, states, 
         Out: each tile's sum over particles and steps of the cost of `states[1:]`.
     gradient : bool
         Whether to write `sums` [M / WIDTH, nu, n, 1 + 2 nz]: of d total / dv times the kept bells and (1, z, z^2).
+    sizes : ndarray [M]
+        Out, with the gradient: norms of the particles' parts of these sums.
+    most : float
+        A part that is larger is scaled down to it.
     """
     for tile in range(tiles[0], tiles[1]):
         wide = np.zeros((sums.shape[1], sums.shape[2], sums.shape[3], WIDTH) if gradient else (0, 0, 0, WIDTH))
         totals[tile] = _tile(
             cascade, rule, controls, tile * WIDTH, normals, sights, keep, factor, states, gradient, wide
         )
+        shares = sizes[tile * WIDTH : (tile + 1) * WIDTH]
+        shares[:] = 0.0
+        for a in range(wide.shape[0]):
+            for b in range(wide.shape[1]):
+                for q in range(wide.shape[2]):
+                    for l in range(WIDTH):
+                        shares[l] += wide[a, b, q, l] * wide[a, b, q, l]
+        for l in range(WIDTH):
+            shares[l] = np.sqrt(shares[l])
         for a in range(wide.shape[0]):
             for b in range(wide.shape[1]):
                 for q in range(wide.shape[2]):
                     total = 0.0
                     for l in range(WIDTH):
-                        total += wide[a, b, q, l]
+                        total += wide[a, b, q, l] * (1.0 if shares[l] <= most else most / shares[l])
                     sums[tile, a, b, q] = total

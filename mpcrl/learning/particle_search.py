@@ -29,9 +29,9 @@ from mpcrl.tasks.features import Features
 from mpcrl.tasks.goal import Goal
 
 _CLIP = 3.0
-"""How far above the usual size a tile's part of the gradient may be."""
-_TREND = 0.01
-"""Share of what is new in running means."""
+"""How far above its usual size a particle's part of the gradient may be."""
+_USUAL, _TREND = 0.05, 0.01
+"""Shares of what is new in running means: of that size, and of changes of the cost."""
 _DECAYS, _SMALL = (0.9, 0.999), 1e-8  # of Adam
 
 
@@ -191,20 +191,26 @@ def cascade_of(
 
 
 class Clip:
-    """Bounds what a few particles add to a gradient: through an unstable system derivatives grow from step to step, and
-    one particle's can be a million times those of all others, which Adam would take a thousand steps to forget."""
+    """Bounds what single particles add to a gradient.
+
+    Through an unstable system derivatives grow from step to step, and one particle's can be a million times those of
+    all others, which Adam would take a thousand steps to forget.
+
+    Attributes
+    ----------
+    most : float
+        What a particle may add.
+    """
 
     def __init__(self) -> None:
-        self._usual = math.inf
+        self.most, self._usual = math.inf, math.nan
 
-    def weights(self, parts: np.ndarray) -> np.ndarray:
-        """Factors [tiles] of parts [tiles, ...] of a sum, after which none is far above what was usual so far."""
-        sizes = np.sqrt((parts.reshape(len(parts), -1) ** 2).sum(axis=1))
+    def saw(self, sizes: np.ndarray) -> None:
+        """Learn what is usual from the sizes [M] of all particles' parts."""
         middle = float(np.median(sizes))
-        usual = middle if math.isinf(self._usual) else self._usual
-        most = _CLIP * usual
-        self._usual = usual + _TREND * (min(middle, most) - usual)
-        return np.minimum(1.0, most / np.maximum(sizes, 1e-300))
+        usual = middle if math.isnan(self._usual) else self._usual
+        self._usual = usual + _USUAL * (min(middle, _CLIP * usual) - usual)
+        self.most = _CLIP * self._usual
 
 
 class Particles:
@@ -228,7 +234,7 @@ class Particles:
 
     def rolled(self, policy: Policy, controls: np.ndarray | None = None) -> tuple[np.ndarray, float]:
         """States [H + 1, nx, M], and their mean cost, under a policy or controls [H, nu] in its place."""
-        states, cost, _ = self._rolled(policy.network(), None, 1.0, controls, gradient=False)
+        states, cost, *_ = self._rolled(policy.network(), None, 1.0, controls)
         return states, cost
 
     def cost_and_gradient(
@@ -244,14 +250,15 @@ class Particles:
         keep : ndarray [H, n, M] uint8, optional
             1 where a basis function counts, by `factor`.
         clip : Clip, optional
-            Holds single tiles' part of the gradient within bounds.
+            Holds single particles' parts of the gradient within bounds.
         """
         net = policy.network()
-        _, cost, sums = self._rolled(net, keep, factor, None, gradient=True)
+        _, cost, sums, sizes = self._rolled(net, keep, factor, None, most=math.inf if clip is None else clip.most)
         if not (np.isfinite(cost) and np.isfinite(sums).all()):
             return np.inf, np.zeros_like(policy.parameters)
-        weights = np.ones(len(sums)) if clip is None else clip.weights(sums)
-        sums = np.tensordot(weights, sums, 1) / self._count
+        if clip is not None:
+            clip.saw(sizes)
+        sums = sums.sum(axis=0) / self._count
         nz = net.centres.shape[1]
         # sums of d cost / d weight, and of that times (z - c) and (z - c)^2
         one, first, second = sums[..., 0], sums[..., 1 : 1 + nz], sums[..., 1 + nz :]
@@ -263,8 +270,15 @@ class Particles:
         return cost, policy.pull(Network(centres, precision, one, *line))
 
     def _rolled(
-        self, net: Network, keep: np.ndarray | None, factor: float, controls: np.ndarray | None, *, gradient: bool
-    ) -> tuple[np.ndarray, float, np.ndarray]:
+        self,
+        net: Network,
+        keep: np.ndarray | None,
+        factor: float,
+        controls: np.ndarray | None,
+        *,
+        most: float | None = None,
+    ) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+        """States, mean cost, and where `most` is given the sums and sizes of the gradient; see `roll`."""
         tiles, (nu, basis) = self._count // WIDTH, net.weights.shape
         states = np.empty((self._horizon + 1, *self.starts.shape))
         states[0] = self.starts
@@ -272,14 +286,29 @@ class Particles:
         given = np.zeros((0, nu)) if controls is None else np.ascontiguousarray(controls, np.float64)
         if keep is None:
             keep = np.ones((self._horizon, basis, self._count), np.uint8)
-        totals = np.empty(tiles)
+        gradient = most is not None
+        totals, sizes = np.empty(tiles), np.empty(self._count)
         sums = np.zeros((tiles if gradient else 0, nu, basis, 1 + 2 * net.centres.shape[1]))
 
         def part(share: tuple[int, int]) -> None:
-            roll(self.cascade, rule, given, *self.noise, keep, factor, share, states, totals, gradient, sums)
+            roll(
+                self.cascade,
+                rule,
+                given,
+                *self.noise,
+                keep,
+                factor,
+                share,
+                states,
+                totals,
+                gradient,
+                sums,
+                sizes,
+                most or 0.0,
+            )
 
         list((self._pool.map if self._pool else map)(part, itertools.pairwise(self._tiles)))
-        return states, float(totals.sum()) / self._count, sums
+        return states, float(totals.sum()) / self._count, sums, sizes
 
 
 def search(
