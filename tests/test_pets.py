@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpcrl.agents.agent import episode_key
+from mpcrl.agents.agent import StepDone, episode_key
 from mpcrl.agents.pets import PETS, PETSConfig, deterministic
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput, UnknownName
@@ -17,7 +17,7 @@ from mpcrl.experiments.configure import AGENTS, agent_for, predictor_for
 from mpcrl.experiments.run import run_task
 from mpcrl.experiments.training import CHECKPOINT, EVALUATION, RESULT, TrainResult, train
 from mpcrl.experiments.training_board import curve_text
-from mpcrl.experiments.worlds import world_of
+from mpcrl.experiments.worlds import AnalyticWorld, Outcome, world_of
 from mpcrl.learning.ensemble import EnsembleConfig
 from mpcrl.models.ensemble import Ensemble
 from mpcrl.models.risk import CVaR
@@ -256,3 +256,20 @@ def test_a_curve_of_characters_shows_its_ends() -> None:
     assert "-5.0" in text
     assert "400 steps" in text.splitlines()[-1]
     assert curve_text([1], [2.0], 1)  # one point, no span
+
+
+def test_a_world_without_a_time_limit_does_not_hold_a_trial_for_ever() -> None:
+    class Endless(AnalyticWorld):
+        def step(self, control: np.ndarray) -> Outcome:
+            outcome = super().step(control)
+            return outcome._replace(ended="" if outcome.ended == "time limit" else outcome.ended)
+
+    def stuck(step: StepDone) -> None:
+        assert step.step <= 30
+
+    task = short()
+    assert isinstance(task, AnalyticTask)
+    agent = agent_of(task)
+    for steps in (30, 60):
+        agent.trial(Endless(task), on_step=stuck)
+        assert agent.steps == steps

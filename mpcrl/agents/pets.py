@@ -202,9 +202,9 @@ class PETS:
         while not ended:
             control, plan_ms = act(states[-1], world.params)
             result = world.step(control)
-            ended = result.ended
             states.append(result.state)
             controls.append(control)
+            ended = result.ended or ("steps done" if len(controls) >= self.task.episode_steps else "")
             rewards.append(result.reward)
             times.append(plan_ms)
             on_step(StepDone(self.trials, len(controls), sum(rewards), plan_ms))
