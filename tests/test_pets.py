@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from mpcrl.agents.agent import StepDone, episode_key
 from mpcrl.agents.pets import PETS, PETSConfig, deterministic
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput, UnknownName
-from mpcrl.experiments.configure import AGENTS, agent_for, predictor_for
+from mpcrl.experiments.configure import AGENTS, MODEL_FOLDER, agent_for, predictor_for
 from mpcrl.experiments.run import run_task
 from mpcrl.experiments.training import CHECKPOINT, EVALUATION, RESULT, TrainResult, train
 from mpcrl.experiments.training_board import curve_text
@@ -273,3 +276,63 @@ def test_a_world_without_a_time_limit_does_not_hold_a_trial_for_ever() -> None:
     for steps in (30, 60):
         agent.trial(Endless(task), on_step=stuck)
         assert agent.steps == steps
+
+
+def test_an_interrupt_at_any_rename_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor leaves the model of an earlier trial beside the checkpoint of a later one."""
+    whole = trained(tmp_path / "whole", 60)
+    trained(tmp_path / "begun", 30)
+    network = (tmp_path / "whole" / MODEL_FOLDER / "network.safetensors").read_bytes()
+    replace, interrupted = os.replace, 0
+    for last in itertools.count(1):
+        folder, left = shutil.copytree(tmp_path / "begun", tmp_path / str(last)), last
+
+        def once(*paths: Path) -> None:
+            nonlocal left
+            replace(*paths)
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", once)
+            try:
+                train("pets", agent_of(), steps=60, folder=folder, on_trial=done)
+            except KeyboardInterrupt:
+                interrupted += 1
+            except _Done:
+                break
+        assert facts(trained(folder, 60)) == facts(whole)
+        assert (folder / MODEL_FOLDER / "network.safetensors").read_bytes() == network, last
+    assert interrupted >= 6
+
+
+class _Done(Exception):
+    """All files of a trial are written."""
+
+
+def done(trial: object, point: object) -> None:
+    raise _Done
+
+
+def test_what_is_no_training_is_left_alone(tmp_path: Path) -> None:
+    own = tmp_path / MODEL_FOLDER / "mine.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(InvalidInput, match="no model that was learned"):
+        train("pets", agent_of(), steps=30, folder=tmp_path, on_step=lambda step: pytest.fail("it has begun"))
+    used = agent_of()
+    used.trial(world_of(used.task))
+    with pytest.raises(InvalidInput, match="give a fresh one"):
+        train("pets", used, steps=60, folder=tmp_path / "other")
+    assert own.read_text() == "mine"
+
+
+def test_where_nothing_moves_there_is_no_calibration(tmp_path: Path) -> None:
+    task = short()
+    assert isinstance(task, AnalyticTask)
+    still = dataclasses.replace(task, step=lambda x, u, p: (x[0], x[1]))
+    result, calibrated = train("pets", agent_of(still), steps=30, folder=tmp_path)
+    assert calibrated is None
+    assert result.coverage == {}
+    assert (tmp_path / RESULT).exists()
