@@ -534,6 +534,10 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         again = Ensemble.load(TASK, tmp_path / "model")
         assert again.risk == CVaR(0.4) and again.task.terminal is task.terminal
         assert np.array_equal(costs_of(again), costs_of(model))
+    for more in ({"propagation": np.int64(1), "particles": np.int64(2)}, {"limit": np.float32(50), "particles": 2}):
+        Ensemble(TASK, network, **more).save(tmp_path / "model")
+        again = Ensemble.load(TASK, tmp_path / "model")
+        assert (again.propagation, again.limit) == (more.get("propagation", "ts-infinity"), more.get("limit"))
     (tmp_path / "model" / "network.safetensors").write_bytes(b"nothing")
     with pytest.raises(DamagedExport):
         Ensemble.load(TASK, tmp_path / "model")
@@ -565,7 +569,11 @@ def test_a_controller_with_an_ensemble_is_exported(tmp_path: Path) -> None:
         ({"precision": "float16"}, "precision must be"),
         ({"penalty": -1.0}, "penalty"),
         ({"penalty": np.nan}, "penalty"),
+        ({"penalty": "1"}, "penalty"),
         ({"limit": 0.0}, "limit"),
+        ({"limit": np.inf}, "limit"),
+        ({"limit": "1"}, "limit"),
+        ({"limit_cost": -np.inf}, "limit_cost"),
         ({"seed": -1}, "seed"),
         ({"penalty": 1.0, "particles": 7}, "multiple of 5"),
         ({"penalty": 1.0, "propagation": "ts1"}, "keep their particles"),

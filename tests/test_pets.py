@@ -214,6 +214,17 @@ def test_what_cannot_work_is_refused_before_the_first_trial() -> None:
         predictor_for(task, "nowhere/at/all")
 
 
+def test_elites_and_not_members_share_the_particles() -> None:
+    """Before there is a holdout to choose them by, too."""
+    ensemble = EnsembleConfig(members=3, elites=2, holdout=0.2, hidden=(16,), epochs=2)
+    config = PETSConfig(ensemble=ensemble, particles=4, penalty=0.1, random_steps=30)
+    agent = agent_of(config=config)
+    agent.trial(world_of(agent.task))
+    assert len(agent.model.network.elites) == 2
+    with pytest.raises(InvalidInput, match="take a multiple of 2"):
+        agent_of(config=dataclasses.replace(config, particles=3))
+
+
 def test_another_problem_of_the_same_name_is_not_resumed(tmp_path: Path) -> None:
     trained(tmp_path, 30)
     heavier = short()

@@ -73,7 +73,8 @@ class EnsembleConfig:
     patience : int
         Epochs after which training ends if no member gets better on the holdout; 0 trains all epochs.
     elites : int or None
-        Members to predict with: those of the least error on the holdout. None takes all.
+        Members to predict with: those of the least error on the holdout, the first ones before there was any. None takes
+        all.
     """
 
     members: int = 5
@@ -104,7 +105,7 @@ class EnsembleConfig:
             if not isinstance(getattr(self, name), bool):
                 raise InvalidInput(f"{name} must be True or False, got {getattr(self, name)!r}")
         positive_number("learning_rate", self.learning_rate)
-        if self.weight_decay:
+        if self.weight_decay != 0:
             positive_number("weight_decay", self.weight_decay)
         if isinstance(self.holdout, bool) or not isinstance(self.holdout, int | float) or not 0 <= self.holdout < 1:
             raise InvalidInput(f"holdout must be a share of at least 0 and below 1, got {self.holdout!r}")
@@ -203,7 +204,7 @@ class Learner:
         self.features, self.config, self.seed = features, config or EnsembleConfig(), checked_seed(seed)
         self.fits, self.epochs = 0, 0
         """Fits and epochs so far."""
-        self._elites = tuple(range(self.config.members))
+        self._elites = tuple(range(self.config.elites or self.config.members))
         self._scales = _Scales.none(features.size, self._nout)
         self._arrays = self._initial()
         self._moments: dict[str, np.ndarray] = {}
@@ -419,7 +420,7 @@ class Learner:
         """
         head = {
             "features": configuration(self.features),
-            "config": dataclasses.asdict(self.config),
+            "config": configuration(dataclasses.asdict(self.config)),
             "seed": self.seed,
             "fits": self.fits,
             "epochs": self.epochs,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from mpcrl.core.checks import positive_number
 from mpcrl.core.compile import load_module
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.hooks import address_of
@@ -111,16 +112,16 @@ class Ensemble(Particles):
     ) -> None:
         if precision not in ("float32", "bf16"):
             raise InvalidInput(f"precision must be float32 or bf16, got {precision!r}")
-        if not (np.isfinite(penalty) and penalty >= 0):
+        real = int | float | np.number
+        if not isinstance(penalty, real) or not 0 <= penalty < np.inf:
             raise InvalidInput(f"penalty must be a finite number of at least 0, got {penalty!r}")
-        if limit is not None and not limit > 0:
-            raise InvalidInput(f"limit must be above 0, or None for no limit, got {limit!r}")
-        if np.isnan(limit_cost):
-            raise InvalidInput("limit_cost must be a number or inf, got nan")
+        if not isinstance(limit_cost, real) or not limit_cost > -np.inf:
+            raise InvalidInput(f"limit_cost must be a number or inf, got {limit_cost!r}")
         self._begin(
             task, network.features, propagation=propagation, particles=particles, noise=noise, risk=risk, seed=seed
         )
-        self.penalty, self.limit, self.limit_cost = float(penalty), limit, float(limit_cost)
+        self.penalty, self.limit_cost = float(penalty), float(limit_cost)
+        self.limit = None if limit is None else positive_number("limit", limit)
         self.precision = _available(precision)
         self._check(network)
         paired = self.precision == "bf16"
