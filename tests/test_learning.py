@@ -285,7 +285,8 @@ def test_two_epochs_saved_and_two_more_are_four(tmp_path, holdout):
 
 
 def test_numbers_of_numpy_are_saved_as_any(tmp_path):
-    config = EnsembleConfig(members=np.int64(3), hidden=(np.int64(4),), learning_rate=np.float32(0.5), epochs=1)
+    given: dict = {"members": np.int64(3), "hidden": (np.int64(4),), "learning_rate": np.float32(0.5)}
+    config = EnsembleConfig(**given)
     Learner(PLAIN, config).save(tmp_path / "learner")
     assert Learner.load(tmp_path / "learner", PLAIN).config == config
 

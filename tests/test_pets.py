@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import json
+import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mpcrl.agents.agent import StepDone, episode_key
 from mpcrl.agents.pets import PETS, PETSConfig, deterministic
@@ -18,12 +22,12 @@ from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput, UnknownName
 from mpcrl.experiments.configure import AGENTS, MODEL_FOLDER, agent_for, predictor_for
 from mpcrl.experiments.run import run_task
-from mpcrl.experiments.training import CHECKPOINT, EVALUATION, RESULT, TrainResult, train
-from mpcrl.experiments.training_board import curve_text
+from mpcrl.experiments.training import CHECKPOINT, EVALUATION, RESULT, Point, TrainResult, train
+from mpcrl.experiments.training_board import TrainingBoard, curve_text
 from mpcrl.experiments.worlds import AnalyticWorld, Outcome, world_of
 from mpcrl.learning.ensemble import EnsembleConfig
 from mpcrl.models.ensemble import Ensemble
-from mpcrl.models.risk import CVaR
+from mpcrl.models.risk import CVaR, Worst
 from mpcrl.planners.presets import icem
 from mpcrl.tasks.registry import make_task
 from mpcrl.tasks.task import AnalyticTask, Task
@@ -128,7 +132,12 @@ def _thorough() -> EnsembleConfig:
 def test_ancestors_are_settings() -> None:
     task = make_task("pendulum-swingup")
     for name in (name for name in AGENTS if name not in ("pilco", "mc-pilco", "gp-mpc")):
-        agent = agent_for(name, task, settings={"members": "3", "particles": "6", "hidden": "8,8"})
+        own = {"members": "3", "particles": "6"}
+        if name != "pets":
+            for key in own:
+                with pytest.raises(InvalidInput, match=f"one deterministic network: leave --setting {key} out"):
+                    agent_for(name, task, settings={key: own[key]})
+        agent = agent_for(name, task, settings={"hidden": "8,8", **(own if name == "pets" else {})})
         assert isinstance(agent, PETS)
         assert agent.config.ensemble.members == (3 if name == "pets" else 1)
         assert agent.config.ensemble.probabilistic == (name == "pets")
@@ -225,6 +234,51 @@ def test_elites_and_not_members_share_the_particles() -> None:
         agent_of(config=dataclasses.replace(config, particles=3))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("terminal", "false"), ("risk", "mean"), ("risk", max), ("ensemble", None), ("particles", "5")]
+)
+def test_a_configuration_of_wrong_types_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(InvalidInput, match=f"{field} must be"):
+        PETSConfig(propagation="mean", **{field: value})
+
+
+def test_the_gap_is_of_what_is_predicted_and_not_of_what_plans_pay() -> None:
+    """Neither for risk nor for disagreement."""
+    task, gaps = short(), []
+    wary = dataclasses.replace(SMALL, risk=Worst(), penalty=10.0, limit=1e-3)
+    for config in (SMALL, wary):
+        agent = agent_of(task, config=dataclasses.replace(config, noise="none"))
+        agent.trial(world_of(task))
+        zeros = np.zeros(10)
+        gaps.append(agent.model_gap(np.ones((11, 2)), zeros[:, None], zeros, zeros, task.params))
+    assert gaps[0] == gaps[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "spreads"),
+    [
+        ({}, True),
+        ({"noise": "none"}, True),
+        ({"propagation": 1}, True),
+        ({"propagation": 1, "noise": "none"}, False),
+        ({"propagation": "mean"}, False),
+    ],
+)
+def test_it_says_whether_its_particles_differ(settings: dict[str, Any], spreads: bool) -> None:
+    """And they go on where the task would end an episode: what happened did."""
+    task = dataclasses.replace(short(), terminated=at_once)
+    agent = agent_of(task, config=dataclasses.replace(SMALL, **settings))
+    agent.trial(world_of(task))
+    paths = agent.predictor()(np.array([1.0, 0.5]), np.zeros((1, 4, 1)))[:, 0]
+    assert agent.spreads == spreads
+    assert (np.ptp(paths[:, -1], axis=0).max() > 0) == spreads
+    assert (np.diff(paths, axis=1) != 0).all()
+
+
+def at_once(x: tuple[float, ...], p: object) -> bool:
+    return x[0] > -1e9
+
+
 def test_another_problem_of_the_same_name_is_not_resumed(tmp_path: Path) -> None:
     trained(tmp_path, 30)
     heavier = short()
@@ -262,6 +316,9 @@ def test_a_state_that_overflows_ends_the_episode() -> None:
     outcomes = [world.step(np.zeros(1)) for _ in range(3)]
     assert outcomes[-1].ended == "diverged"
     assert outcomes[-1].reward == 0.0
+    infinite = world_of(dataclasses.replace(task, step=lambda x, u, p: (x[0], math.sin(1e200 * 1e200))))
+    infinite.reset(0)
+    assert infinite.step(np.zeros(1)).ended == "diverged"
 
 
 def test_a_curve_of_characters_shows_its_ends() -> None:
@@ -347,3 +404,15 @@ def test_where_nothing_moves_there_is_no_calibration(tmp_path: Path) -> None:
     assert calibrated is None
     assert result.coverage == {}
     assert (tmp_path / RESULT).exists()
+
+
+def test_nothing_is_said_to_be_kept_where_nothing_is() -> None:
+    said = Console(file=io.StringIO(), force_terminal=False)
+    for curve in ((), (Point(30, 1.0, 1.0, 1.0, 1.0, 1.0),)):
+        with pytest.raises(InvalidInput), TrainingBoard(said, 60, 0.1) as board:
+            board.started(curve)
+            raise InvalidInput("another training is at work")
+    assert isinstance(said.file, io.StringIO)
+    assert [line for line in said.file.getvalue().splitlines() if "kept" in line] == [
+        "1 trials are kept; the same command goes on after them"
+    ]

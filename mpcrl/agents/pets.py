@@ -36,7 +36,7 @@ from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.ensemble import EnsembleConfig, EpochProgress, FitReport, Learner
 from mpcrl.learning.replay import Replay
 from mpcrl.models.ensemble import Ensemble
-from mpcrl.models.risk import Mean, Risk
+from mpcrl.models.risk import RISKS, Mean, Risk
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.task import Task
@@ -93,8 +93,14 @@ class PETSConfig:
     capacity: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.ensemble, EnsembleConfig):
+            raise InvalidInput(f"ensemble must be an EnsembleConfig, got {self.ensemble!r}")
+        if type(self.risk) not in RISKS.values():
+            raise InvalidInput(f"risk must be one that files can name, {', '.join(RISKS)}, got {self.risk!r}")
+        if not isinstance(self.terminal, bool):
+            raise InvalidInput(f"terminal must be True or False, got {self.terminal!r}")
         least = self.ensemble.elites or self.ensemble.members
-        if self.propagation in ("ts-infinity", "moments") and positive_integer("particles", self.particles) < least:
+        if positive_integer("particles", self.particles) < least and self.propagation in ("ts-infinity", "moments"):
             raise InvalidInput(f"{self.propagation} needs a particle for each of {least} members, got {self.particles}")
         for name in ("random_steps", "capacity"):
             if getattr(self, name) is not None:
@@ -265,10 +271,10 @@ class PETS:
     ) -> float:
         """Of an episode's controls, from each state that is a horizon after the last one.
 
-        In planning costs, or in rewards where the cost is learned: what the model speaks of. The terminal cost of plans
-        is left out.
+        In planning costs, or in rewards where the cost is learned: what the model speaks of, in the mean over its
+        particles. The terminal cost of plans is left out, and what they pay where members disagree.
         """
-        plain = self.model.of(dataclasses.replace(self.model.task, terminal=None))
+        plain = self._plain(dataclasses.replace(self.model.task, terminal=None), self.model.particles)
         real = -rewards if self.model.network.learned_cost else costs
         gap, horizon = 0.0, self.controller.horizon
         for t in range(0, len(controls), horizon):
@@ -278,23 +284,30 @@ class PETS:
         return float(gap)
 
     def predictor(self) -> Predictor:
-        """What the ensemble samples, with enough particles to take intervals of."""
+        """What the ensemble samples, with enough particles to take intervals of, and wherever it ends an episode."""
+        endless = dataclasses.replace(self.model.task, terminal=None, terminated=None)
+        return self._plain(endless, _CALIBRATION_PARTICLES).sampled
+
+    def _plain(self, task: Task, particles: int) -> Ensemble:
+        """What it has learned, without risk and disagreement."""
         model = self.model
-        many = Ensemble(
-            model.task,
+        return Ensemble(
+            task,
             model.network,
             propagation=model.propagation,
-            particles=_CALIBRATION_PARTICLES,
+            particles=particles,
             noise=model.noise,
+            precision=model.precision,
             seed=model.seed,
         )
-        return many.sampled
 
     @property
     def spreads(self) -> bool:
-        """Whether its particles differ."""
+        """Whether its particles differ: by noise, or by the members that move them."""
         model = self.model
-        return model.propagation != "mean" and (model.network.probabilistic or len(model.network.elites) > 1)
+        several = isinstance(model.propagation, str) and len(model.network.elites) > 1
+        noisy = model.network.probabilistic and model.noise != "none"
+        return model.propagation != "mean" and (noisy or several)
 
     # ---- files ---------------------------------------------------------------------------------------------------
     def save_model(self, folder: Path) -> None:

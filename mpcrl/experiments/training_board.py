@@ -32,7 +32,7 @@ class TrainingBoard(LiveDisplay):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        if kind is not None:
+        if kind is not None and self._curve:
             self._console.print(f"{len(self._curve)} trials are kept; the same command goes on after them")
 
     def started(self, curve: Sequence[Point]) -> None:

@@ -155,7 +155,7 @@ class AnalyticWorld:
             cost = task.cost(self._state, u, self._steps, task.params)
             reward = -float(sum(cost)) if isinstance(cost, tuple) else -float(cost)
             self._state = tuple(map(float, task.step(self._state, u, self._plant)))
-        except ArithmeticError:  # in plain Python, 1 / 0.0 and the like
+        except (ArithmeticError, ValueError):  # in plain Python, 1 / 0.0, sin(inf) and the like
             reward = np.nan
         self._steps += 1
         if not np.isfinite([reward, *self._state]).all():

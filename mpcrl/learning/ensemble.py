@@ -73,7 +73,7 @@ class EnsembleConfig:
     patience : int
         Epochs after which training ends if no member gets better on the holdout; 0 trains all epochs.
     elites : int or None
-        Members to predict with: those of the least error on the holdout, the first ones before there was any. None takes
+        Members to predict with: those of the least error on the holdout, the first ones before there is any. None takes
         all.
     """
 
