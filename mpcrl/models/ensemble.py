@@ -42,7 +42,8 @@ class Ensemble(Particles):
     ----------
     task : AnalyticTask or MujocoTask
         Gives cost (of plans, where that is another one), terminal cost and end, where the network has not learned cost
-        and end. A learned cost counts with its mean; an episode ends after a step whose learned logit is above 0.
+        and end. A learned cost counts with its mean; an episode ends after a step whose learned logit is above 0. With
+        the propagation "mean" both are means over all members too.
     network : Network
     propagation : {"ts-infinity", "ts1", "moments", "mean"} or int
         How particles get from state to state (Chua et al. 2018, section 5). "ts-infinity": particle p by the member
@@ -175,7 +176,9 @@ class Ensemble(Particles):
         """
         teams = len(self.network.elites)
         size = -(-self.particles // teams)
-        run = self._traced(state, controls, t, params, Plan("ts-infinity", teams * size, teams * size, True))
+        run = self._traced(
+            state, controls, t, params, Plan("ts-infinity", teams * size, 1, paired=True, measured=False)
+        )
         means, stds = (a.reshape(size, teams, *a.shape[1:]) for a in (run.means, run.stds))
         within = means.var(axis=0) + (stds**2).mean(axis=0)
         return Uncertainty(means.mean(axis=0).std(axis=0), np.sqrt(within.mean(axis=0)))
@@ -213,6 +216,11 @@ class Ensemble(Particles):
                     f"penalty and limit need as many particles of each of the {teams} members, got {self.particles} "
                     f"particles; take a multiple of {teams}"
                 )
+            if self.propagation == "moments" and self.particles == teams > 1:
+                raise InvalidInput(
+                    f"moments need two particles of each of the {teams} members or more where there is a penalty or a "
+                    f"limit, for one of each has the same noise; take {2 * teams}"
+                )
 
     @property
     def _measures(self) -> bool:
@@ -222,9 +230,9 @@ class Ensemble(Particles):
     def _plan(self) -> Plan:
         teams = len(self.network.elites)
         if self.propagation == "mean":
-            return Plan("mean", teams, teams, self._measures)
+            return Plan("mean", teams, teams, self._measures, self._measures)
         whole = self.propagation == "moments" or self._measures
-        return Plan(self.propagation, self.particles, self.particles if whole else 1, self._measures)
+        return Plan(self.propagation, self.particles, self.particles if whole else 1, self._measures, self._measures)
 
     def _members(self, plan: Plan, horizon: int, t: int) -> np.ndarray:
         """Which member moves each particle at each step [P, H]."""
@@ -246,12 +254,12 @@ class Ensemble(Particles):
             outputs=network.nout,
             cost=self.nx if network.learned_cost else -1,
             end=network.nout - 1 if network.learned_end else -1,
-            teams=teams if self._measures and plan.measured else 0,
+            teams=teams if plan.measured else 0,
             price=np.float32(self.penalty),
             limit=np.float32(np.inf if self.limit is None else self.limit),
             excess=np.float32(self.limit_cost),
         )
-        draws = np.arange(plan.particles) // (teams if plan.measured else 1)
+        draws = np.arange(plan.particles) // (teams if plan.paired else 1)
         return Job(numbers, rules, self._members(plan, horizon, t), draws, numbers.weights.shape[1])
 
     def _expected(self, state: np.ndarray, control: np.ndarray) -> np.ndarray:

@@ -39,11 +39,13 @@ _TOGETHER_LANES = 32
 
 
 class Plan(NamedTuple):
-    """How particles go: how many, how many of them in one tile, and whether members are compared."""
+    """How particles go: how many, and how many of them in one tile; whether those of equal number, one of each member,
+    have equal noise; and whether plans pay where members disagree."""
 
     propagation: str | int
     particles: int
     together: int
+    paired: bool
     measured: bool
 
 
