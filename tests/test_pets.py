@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import itertools
 import json
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mpcrl.agents.agent import StepDone, episode_key
+from mpcrl.agents.agent import StepDone, episode_key, task_fingerprint
 from mpcrl.agents.pets import PETS, PETSConfig, deterministic
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput, UnknownName
@@ -31,6 +32,7 @@ from mpcrl.models.risk import CVaR, Worst
 from mpcrl.planners.presets import icem
 from mpcrl.tasks.registry import make_task
 from mpcrl.tasks.task import AnalyticTask, Task
+from mpcrl.tasks.xml_task import xml_task
 
 SMALL = PETSConfig(ensemble=EnsembleConfig(members=2, hidden=(16, 16), epochs=2), particles=4, random_steps=30)
 FLAGS = ["--setting", "members=2", "--setting", "hidden=16,16", "--setting", "epochs=2", "--setting", "particles=4"]
@@ -288,6 +290,50 @@ def test_another_problem_of_the_same_name_is_not_resumed(tmp_path: Path) -> None
         train("pets", agent_of(heavier), steps=60, folder=tmp_path)
 
 
+def test_a_problem_is_known_again_in_another_process() -> None:
+    """By what functions and objects do, not by where they lie in memory."""
+
+    def made(low: float) -> dict[str, Any]:
+        space: dict[str, Any] = {"partial": functools.partial}
+        exec(
+            "class Box:\n    def __init__(self, low):\n        self.low = low\n"
+            "    def start(self, rng):\n        return [self.low, 'a' in {'a', 'b'}]\n"
+            "def plain(rng, low=0.0):\n    return [low, helpers['zero'](low)]\n"
+            f"helpers = {{'zero': lambda x: x}}\nways = partial(plain, low={low}), Box({low}).start, Box({low})",
+            space,
+        )
+        return space
+
+    task = short()
+    for ours, same, other in zip(*(made(low)["ways"] for low in (0.5, 0.5, 0.7)), strict=True):
+        hashes = [task_fingerprint(dataclasses.replace(task, reset=way)) for way in (ours, same, other)]  # type: ignore[call-arg]
+        assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_another_robot_of_the_same_name_is_not_resumed(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+
+    def sled(mass: float, start: float) -> Task:
+        def reset(model: Any, data: Any, rng: np.random.Generator) -> None:
+            data.qpos[:] = start
+
+        path = tmp_path / "sled.xml"
+        path.write_text(SLED.format(mass))
+        return xml_task(path, cost=sled_cost, reset=reset)
+
+    hashes = [task_fingerprint(sled(*numbers)) for numbers in ((1.0, 0.0), (1.0, 0.0), (1.5, 0.0), (1.0, 0.1))]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
+
+
+SLED = """<mujoco><worldbody><body><joint name="x" type="slide"/><geom size=".1" mass="{}"/></body></worldbody>
+<actuator><motor joint="x" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+
+def sled_cost(before: Any, u: Any, after: Any, t: int, p: Any) -> float:
+    return after.qpos[0] ** 2
+
+
 def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
     def another(trial: object, point: object) -> None:
         with pytest.raises(InvalidInput, match="another training is at work"):
@@ -327,6 +373,9 @@ def test_a_curve_of_characters_shows_its_ends() -> None:
     assert "-5.0" in text
     assert "400 steps" in text.splitlines()[-1]
     assert curve_text([1], [2.0], 1)  # one point, no span
+    lost = curve_text([100, 200, 300], [-5.0, -np.inf, 10.0], 400)  # a trial whose simulation diverged
+    assert "10.0" in lost and "-5.0" in lost and "inf" not in lost
+    assert curve_text([1], [-np.inf], 1)
 
 
 def test_a_world_without_a_time_limit_does_not_hold_a_trial_for_ever() -> None:

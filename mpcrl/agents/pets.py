@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpcrl.agents.agent import StepDone, Surroundings, Trial, episode_key, task_fingerprint
+from mpcrl.agents.agent import StepDone, Surroundings, Trial, episode_key, read_checkpoint, task_fingerprint
 from mpcrl.control.controller import Controller
 from mpcrl.control.plan import Status
-from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
+from mpcrl.core.bundle import to_json, write_bundle
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.configuration import configuration
@@ -330,12 +330,7 @@ class PETS:
         InvalidInput
             An agent of other settings wrote it, or it is damaged.
         """
-        about = from_json(read_bundle(folder / "agent", _HEAD)["agent.json"], "agent.json")
-        if about["setup"] != configuration(self.setup()):
-            raise InvalidInput(
-                f"{str(folder)!r} was written by an agent with other settings: {about['setup']}; "
-                f"these are {configuration(self.setup())}"
-            )
+        about = read_checkpoint(folder, _HEAD, self.setup())
         self._replay = Replay.load(folder / "replay")
         self._learner = Learner.load(folder / "learner", self.features)
         self.trials, self.steps, self.episodes = about["trials"], about["steps"], about["episodes"]
