@@ -218,6 +218,8 @@ def test_what_cannot_work_is_refused_before_the_first_trial() -> None:
         agent_for("pets", task, settings={"propagation": "ts-inf"})
     with pytest.raises(InvalidInput, match="a checkpoint holds at most"):
         agent_for("pets", task, settings={"capacity": "100000000"})
+    with pytest.raises(InvalidInput, match="a checkpoint holds networks of at most"):
+        agent_for("pets", task, settings={"hidden": "3000,3000,3000"})
     single = agent_for("pets", task, settings={"propagation": "2"})
     assert isinstance(single, PETS)
     assert single.config.propagation == 2

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ from mpcrl.tasks.task import Task
 
 _CALIBRATION_PARTICLES = 100
 _HEAD = {"format": "mpcrl-pets", "version": 1}
-_CHECKPOINT_BYTES = 9 * 2**28 // 10  # of the replay, a little less than a bundle may have
+_CHECKPOINT_BYTES = 9 * 2**28 // 10  # of the replay, and of the networks: a little less than a bundle may have
 
 
 _Act = Callable[[np.ndarray, Any], tuple[np.ndarray, float]]
@@ -156,6 +157,13 @@ class PETS:
         if capacity > most:
             raise InvalidInput(
                 f"a checkpoint holds at most {most} transitions of this task, got a capacity of {capacity}"
+            )
+        layers = itertools.pairwise(self.config.ensemble.widths(self.features))
+        numbers = 3 * members * sum((fan_in + 1) * fan_out for fan_in, fan_out in layers)  # with Adam's two
+        if 4 * numbers > _CHECKPOINT_BYTES:
+            raise InvalidInput(
+                f"a checkpoint holds networks of at most {_CHECKPOINT_BYTES >> 20} MB with Adam's moments, got "
+                f"{4 * numbers >> 20}; take fewer members, or narrower ones than hidden={self.config.ensemble.hidden}"
             )
         self._replay = Replay(nx, task.nu, capacity=capacity, members=members, seed=seed)
         self._learner = Learner(self.features, self.config.ensemble, seed=seed)

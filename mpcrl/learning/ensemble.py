@@ -122,6 +122,11 @@ class EnsembleConfig:
         depth = len(self.hidden)
         return (*(min(i + 1, 3) / 4 * self.weight_decay for i in range(depth)), self.weight_decay)
 
+    def widths(self, features: Features) -> tuple[int, ...]:
+        """Numbers of inputs, of hidden features per layer, and of outputs, with their log variances."""
+        nout = features.nx + self.learned_cost + self.learned_end
+        return (features.size, *self.hidden, nout * (1 + self.probabilistic))
+
 
 class EpochProgress(NamedTuple):
     """How a fit goes on.
@@ -218,9 +223,8 @@ class Learner:
         from scipy.special import ndtr, ndtri
 
         config = self.config
-        sizes = [self.features.size, *config.hidden, self._nout * (1 + config.probabilistic)]
         arrays = {}
-        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(config.widths(self.features))):
             shape = (config.members, fan_in, fan_out)
             normal = ndtri(ndtr(-2.0) + _block(self.seed, Stream.INITIAL, i, shape) * (ndtr(2.0) - ndtr(-2.0)))
             arrays[f"weights.{i}"] = (normal / (2 * math.sqrt(fan_in))).astype(np.float32)
