@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from mpcrl.core.errors import InvalidInput
-from mpcrl.learning.calibration import LEVELS, calibration, sampled
+from mpcrl.learning.calibration import LEVELS, calibration
 from mpcrl.learning.ensemble import EnsembleConfig, Learner
 from mpcrl.learning.replay import Replay
-from mpcrl.models.network import Network
 from mpcrl.tasks.cartpole import cartpole_swingup
 from mpcrl.tasks.features import Features, features_of
 
@@ -111,31 +110,24 @@ def test_the_file_has_a_row_per_step_and_name(held_out, tmp_path):
     assert rows[2]["coverage_50"] == rows[2]["rmse_in_std"] == ""
 
 
-def test_particles_keep_to_their_member():
-    """Three members without noise that each push by their own amount."""
-    zeros, f4 = np.zeros, np.float32
-    push = np.array([[0.0, 1.0], [10.0, 2.0], [20.0, 3.0]], f4)
-    network = Network(
-        features=Features(names=("x", "y"), nu=1, absolute=(1,)),
-        weights=(zeros((3, 3, 4), f4), zeros((3, 4, 2), f4)),
-        biases=(zeros((3, 4), f4), push),
-        activation="tanh",
-        probabilistic=False,
-        input_mean=zeros(3, f4),
-        input_scale=np.ones(3, f4),
-        target_mean=zeros(2, f4),
-        target_scale=np.ones(2, f4),
-        least_logvar=zeros(2, f4),
-        most_logvar=zeros(2, f4),
-        elites=(0, 2),
-    )
-    paths = sampled(network, particles=5)(np.array([1.0, 1.0]), np.zeros((2, 3, 1)))
-    assert paths.shape == (5, 2, 4, 2)
-    for p in range(5):
-        e = (0, 2)[p % 2]
-        for n in range(2):
-            assert paths[p, n, :, 0].tolist() == [1 + h * push[e, 0] for h in range(4)]
-            assert paths[p, n, :, 1].tolist() == [1] + 3 * [push[e, 1]]
+def sampled(network, particles=100, seed=0):
+    """Trajectories sampled through a network by TS-infinity, in plain NumPy: particle p keeps to elite p modulo E."""
+    members = np.resize(network.elites, particles)
+
+    def predict(state, controls):
+        rng = np.random.default_rng(seed)
+        count, horizon = controls.shape[:2]
+        states = np.empty((particles, count, horizon + 1, len(state)))
+        states[:, :, 0] = state
+        for h in range(horizon):
+            x, own = states[:, :, h], np.arange(particles)
+            found = network.predict(x, np.broadcast_to(controls[:, h], (particles, *controls[:, h].shape)))
+            noise = rng.standard_normal((particles, count, network.nout))
+            outputs = found.mean[members, own] + found.std[members, own] * noise
+            states[:, :, h + 1] = network.features.next_states(x, outputs)
+        return states
+
+    return predict
 
 
 def cartpole(noise):

@@ -24,7 +24,7 @@ from mpcrl.kernels import network as layers
 from mpcrl.models import ensemble as models
 from mpcrl.models.ensemble import Ensemble
 from mpcrl.models.network import ACTIVATIONS, Network
-from mpcrl.models.risk import CVaR, Worst
+from mpcrl.models.risk import CVaR, Mean, Worst
 from mpcrl.planners import icem
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.mujoco_task import MujocoTask
@@ -414,6 +414,23 @@ def test_mean_goes_by_the_mean_of_all_members() -> None:
     np.testing.assert_allclose(costs_of(model), twin_costs(path.astype(float), CONTROLS, TASK)[0], rtol=1e-5)
 
 
+def test_mean_pays_and_ends_by_the_mean_of_all_members() -> None:
+    network = random_network(learned_cost=True, learned_end=True, seed=3)
+    bias = network.biases[-1].copy()
+    bias[:, 5] -= 0.4  # some end, some do not
+    network = dataclasses.replace(network, biases=(*network.biases[:-1], bias))
+    model, x = Ensemble(TASK, network, propagation="mean"), STARTS
+    expected, alive = np.zeros(100), np.ones(100, bool)
+    for h in range(H):
+        outputs = network.predict(x, CONTROLS[:, h]).mean.mean(axis=0)
+        expected += np.where(alive, outputs[:, 4], 0.0)
+        x = np.where(alive[:, None], network.features.next_states(x, outputs), x)
+        alive &= ~(outputs[:, 5] > 0)
+    expected += np.where(alive, 3.0 * np.abs(x[:, 3]), 0.0)
+    assert 5 < alive.sum() < 95
+    np.testing.assert_allclose(costs_of(model), expected, rtol=1e-5, atol=1e-5)
+
+
 # ---- noise -----------------------------------------------------------------------------------------------------------
 def test_noise_is_standard_normal_and_independent() -> None:
     network = constant_network(np.zeros((2, 4)), std=0.1)
@@ -490,8 +507,14 @@ def test_beyond_the_limit_a_candidate_ends_and_never_pays() -> None:
     assert np.isinf(costs_of(ruled)[out]).all()
     np.testing.assert_array_equal(costs_of(ruled)[~out], costs_of(free)[~out])
     first = (d > limit).argmax(axis=1)[out]
-    np.testing.assert_allclose(costs_of(priced)[out], -(first + 1) + 0.5 * (H - first), rtol=1e-6)
+    np.testing.assert_allclose(costs_of(priced)[out], -first + 0.5 * (H - first), rtol=1e-6)
     assert costs_of(priced)[out].min() > costs_of(priced)[~out].max()
+    paid = random_network(seed=4, learned_cost=True)
+    first = [
+        costs_of(Ensemble(task, paid, particles=5, noise="none", limit=1e-6, limit_cost=0.5, risk=risk))
+        for risk in (Mean(), Worst())
+    ]
+    np.testing.assert_array_equal(first, 0.5 * H)  # nobody gets anywhere, nor pays what was learned
 
 
 def test_uncertainty_is_what_each_half_says() -> None:
@@ -508,6 +531,13 @@ def test_uncertainty_is_what_each_half_says() -> None:
     steps = np.arange(1, H + 1)[:, None]
     np.testing.assert_allclose(aleatoric, np.broadcast_to(0.1 * steps**0.5, aleatoric.shape), rtol=0.15)
     np.testing.assert_allclose(epistemic[..., 0], np.broadcast_to(steps[:, 0] * DRIFTS[:, 0].std(), (5, H)), rtol=0.1)
+
+
+def test_uncertainty_knows_no_limit() -> None:
+    network = random_network()
+    free, limited = (Ensemble(TASK, network, particles=5, limit=limit) for limit in (None, 1e-3))
+    for one, other in zip(free.uncertainty(START, CONTROLS), limited.uncertainty(START, CONTROLS), strict=True):
+        assert np.array_equal(one, other)
 
 
 # ---- new numbers -----------------------------------------------------------------------------------------------------
@@ -534,6 +564,10 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         again = Ensemble.load(TASK, tmp_path / "model")
         assert again.risk == CVaR(0.4) and again.task.terminal is task.terminal
         assert np.array_equal(costs_of(again), costs_of(model))
+    for more in ({"propagation": np.int64(1), "particles": np.int64(2)}, {"limit": np.float32(50), "particles": 2}):
+        Ensemble(TASK, network, **more).save(tmp_path / "model")
+        again = Ensemble.load(TASK, tmp_path / "model")
+        assert (again.propagation, again.limit) == (more.get("propagation", "ts-infinity"), more.get("limit"))
     (tmp_path / "model" / "network.safetensors").write_bytes(b"nothing")
     with pytest.raises(DamagedExport):
         Ensemble.load(TASK, tmp_path / "model")
@@ -565,10 +599,15 @@ def test_a_controller_with_an_ensemble_is_exported(tmp_path: Path) -> None:
         ({"precision": "float16"}, "precision must be"),
         ({"penalty": -1.0}, "penalty"),
         ({"penalty": np.nan}, "penalty"),
+        ({"penalty": "1"}, "penalty"),
         ({"limit": 0.0}, "limit"),
+        ({"limit": np.inf}, "limit"),
+        ({"limit": "1"}, "limit"),
+        ({"limit_cost": -np.inf}, "limit_cost"),
         ({"seed": -1}, "seed"),
         ({"penalty": 1.0, "particles": 7}, "multiple of 5"),
         ({"penalty": 1.0, "propagation": "ts1"}, "keep their particles"),
+        ({"penalty": 1.0, "propagation": "moments", "particles": 5}, "two particles of each of the 5 members"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -284,6 +284,13 @@ def test_two_epochs_saved_and_two_more_are_four(tmp_path, holdout):
     assert same(loaded.network(), parts.network())
 
 
+def test_numbers_of_numpy_are_saved_as_any(tmp_path):
+    given: dict = {"members": np.int64(3), "hidden": (np.int64(4),), "learning_rate": np.float32(0.5)}
+    config = EnsembleConfig(**given)
+    Learner(PLAIN, config).save(tmp_path / "learner")
+    assert Learner.load(tmp_path / "learner", PLAIN).config == config
+
+
 def test_a_learner_of_something_else_is_refused(tmp_path):
     learner = Learner(PLAIN, SMALL)
     learner.fit(seen())
@@ -510,6 +517,7 @@ def test_without_torch_a_learner_is_loaded_and_does_not_learn(tmp_path, monkeypa
         ("activation", "sigmoid", "activation must be one of silu"),
         ("learning_rate", "00143", "learning_rate must be a finite number above 0, got '00143'"),
         ("weight_decay", -1.0, "weight_decay must be"),
+        ("weight_decay", None, "weight_decay must be"),
         ("holdout", 1.0, "holdout must be a share"),
         ("patience", 5, "need a holdout"),
         ("elites", 9, "elites must be at most the 5 members"),

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
+import itertools
 import json
+import math
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from mpcrl.agents.agent import episode_key
+from mpcrl.agents.agent import StepDone, episode_key, task_fingerprint
 from mpcrl.agents.pets import PETS, PETSConfig, deterministic
 from mpcrl.cli import main
 from mpcrl.core.errors import InvalidInput, UnknownName
-from mpcrl.experiments.configure import AGENTS, agent_for, predictor_for
+from mpcrl.experiments.configure import AGENTS, MODEL_FOLDER, agent_for, predictor_for
 from mpcrl.experiments.run import run_task
-from mpcrl.experiments.training import CHECKPOINT, EVALUATION, RESULT, TrainResult, train
-from mpcrl.experiments.training_board import curve_text
-from mpcrl.experiments.worlds import world_of
+from mpcrl.experiments.training import CHECKPOINT, EVALUATION, RESULT, Point, TrainResult, train
+from mpcrl.experiments.training_board import TrainingBoard, curve_text
+from mpcrl.experiments.worlds import AnalyticWorld, Outcome, world_of
 from mpcrl.learning.ensemble import EnsembleConfig
 from mpcrl.models.ensemble import Ensemble
-from mpcrl.models.risk import CVaR
+from mpcrl.models.risk import CVaR, Worst
 from mpcrl.planners.presets import icem
 from mpcrl.tasks.registry import make_task
 from mpcrl.tasks.task import AnalyticTask, Task
+from mpcrl.tasks.xml_task import xml_task
 
 SMALL = PETSConfig(ensemble=EnsembleConfig(members=2, hidden=(16, 16), epochs=2), particles=4, random_steps=30)
 FLAGS = ["--setting", "members=2", "--setting", "hidden=16,16", "--setting", "epochs=2", "--setting", "particles=4"]
@@ -125,7 +134,12 @@ def _thorough() -> EnsembleConfig:
 def test_ancestors_are_settings() -> None:
     task = make_task("pendulum-swingup")
     for name in (name for name in AGENTS if name not in ("pilco", "mc-pilco", "gp-mpc")):
-        agent = agent_for(name, task, settings={"members": "3", "particles": "6", "hidden": "8,8"})
+        own = {"members": "3", "particles": "6"}
+        if name != "pets":
+            for key in own:
+                with pytest.raises(InvalidInput, match=f"one deterministic network: leave --setting {key} out"):
+                    agent_for(name, task, settings={key: own[key]})
+        agent = agent_for(name, task, settings={"hidden": "8,8", **(own if name == "pets" else {})})
         assert isinstance(agent, PETS)
         assert agent.config.ensemble.members == (3 if name == "pets" else 1)
         assert agent.config.ensemble.probabilistic == (name == "pets")
@@ -204,11 +218,69 @@ def test_what_cannot_work_is_refused_before_the_first_trial() -> None:
         agent_for("pets", task, settings={"propagation": "ts-inf"})
     with pytest.raises(InvalidInput, match="a checkpoint holds at most"):
         agent_for("pets", task, settings={"capacity": "100000000"})
+    with pytest.raises(InvalidInput, match="a checkpoint holds networks of at most"):
+        agent_for("pets", task, settings={"hidden": "3000,3000,3000"})
     single = agent_for("pets", task, settings={"propagation": "2"})
     assert isinstance(single, PETS)
     assert single.config.propagation == 2
     with pytest.raises(InvalidInput, match="there is no folder"):
         predictor_for(task, "nowhere/at/all")
+
+
+def test_elites_and_not_members_share_the_particles() -> None:
+    """Before there is a holdout to choose them by, too."""
+    ensemble = EnsembleConfig(members=3, elites=2, holdout=0.2, hidden=(16,), epochs=2)
+    config = PETSConfig(ensemble=ensemble, particles=4, penalty=0.1, random_steps=30)
+    agent = agent_of(config=config)
+    agent.trial(world_of(agent.task))
+    assert len(agent.model.network.elites) == 2
+    with pytest.raises(InvalidInput, match="take a multiple of 2"):
+        agent_of(config=dataclasses.replace(config, particles=3))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("terminal", "false"), ("risk", "mean"), ("risk", max), ("ensemble", None), ("particles", "5")]
+)
+def test_a_configuration_of_wrong_types_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(InvalidInput, match=f"{field} must be"):
+        PETSConfig(propagation="mean", **{field: value})
+
+
+def test_the_gap_is_of_what_is_predicted_and_not_of_what_plans_pay() -> None:
+    """Neither for risk nor for disagreement."""
+    task, gaps = short(), []
+    wary = dataclasses.replace(SMALL, risk=Worst(), penalty=10.0, limit=1e-3)
+    for config in (SMALL, wary):
+        agent = agent_of(task, config=dataclasses.replace(config, noise="none"))
+        agent.trial(world_of(task))
+        zeros = np.zeros(10)
+        gaps.append(agent.model_gap(np.ones((11, 2)), zeros[:, None], zeros, zeros, task.params))
+    assert gaps[0] == gaps[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "spreads"),
+    [
+        ({}, True),
+        ({"noise": "none"}, True),
+        ({"propagation": 1}, True),
+        ({"propagation": 1, "noise": "none"}, False),
+        ({"propagation": "mean"}, False),
+    ],
+)
+def test_it_says_whether_its_particles_differ(settings: dict[str, Any], spreads: bool) -> None:
+    """And they go on where the task would end an episode: what happened did."""
+    task = dataclasses.replace(short(), terminated=at_once)
+    agent = agent_of(task, config=dataclasses.replace(SMALL, **settings))
+    agent.trial(world_of(task))
+    paths = agent.predictor()(np.array([1.0, 0.5]), np.zeros((1, 4, 1)))[:, 0]
+    assert agent.spreads == spreads
+    assert (np.ptp(paths[:, -1], axis=0).max() > 0) == spreads
+    assert (np.diff(paths, axis=1) != 0).all()
+
+
+def at_once(x: tuple[float, ...], p: object) -> bool:
+    return x[0] > -1e9
 
 
 def test_another_problem_of_the_same_name_is_not_resumed(tmp_path: Path) -> None:
@@ -218,6 +290,50 @@ def test_another_problem_of_the_same_name_is_not_resumed(tmp_path: Path) -> None
     heavier = dataclasses.replace(heavier, params=heavier.params._replace(mass=2.0))
     with pytest.raises(InvalidInput, match="other settings"):
         train("pets", agent_of(heavier), steps=60, folder=tmp_path)
+
+
+def test_a_problem_is_known_again_in_another_process() -> None:
+    """By what functions and objects do, not by where they lie in memory."""
+
+    def made(low: float) -> dict[str, Any]:
+        space: dict[str, Any] = {"partial": functools.partial}
+        exec(
+            "class Box:\n    def __init__(self, low):\n        self.low = low\n"
+            "    def start(self, rng):\n        return [self.low, 'a' in {'a', 'b'}]\n"
+            "def plain(rng, low=0.0):\n    return [low, helpers['zero'](low)]\n"
+            f"helpers = {{'zero': lambda x: x}}\nways = partial(plain, low={low}), Box({low}).start, Box({low})",
+            space,
+        )
+        return space
+
+    task = short()
+    for ours, same, other in zip(*(made(low)["ways"] for low in (0.5, 0.5, 0.7)), strict=True):
+        hashes = [task_fingerprint(dataclasses.replace(task, reset=way)) for way in (ours, same, other)]  # type: ignore[call-arg]
+        assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_another_robot_of_the_same_name_is_not_resumed(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+
+    def sled(mass: float, start: float) -> Task:
+        def reset(model: Any, data: Any, rng: np.random.Generator) -> None:
+            data.qpos[:] = start
+
+        path = tmp_path / "sled.xml"
+        path.write_text(SLED.format(mass))
+        return xml_task(path, cost=sled_cost, reset=reset)
+
+    hashes = [task_fingerprint(sled(*numbers)) for numbers in ((1.0, 0.0), (1.0, 0.0), (1.5, 0.0), (1.0, 0.1))]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
+
+
+SLED = """<mujoco><worldbody><body><joint name="x" type="slide"/><geom size=".1" mass="{}"/></body></worldbody>
+<actuator><motor joint="x" ctrlrange="-1 1"/></actuator></mujoco>"""
+
+
+def sled_cost(before: Any, u: Any, after: Any, t: int, p: Any) -> float:
+    return after.qpos[0] ** 2
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -248,6 +364,9 @@ def test_a_state_that_overflows_ends_the_episode() -> None:
     outcomes = [world.step(np.zeros(1)) for _ in range(3)]
     assert outcomes[-1].ended == "diverged"
     assert outcomes[-1].reward == 0.0
+    infinite = world_of(dataclasses.replace(task, step=lambda x, u, p: (x[0], math.sin(1e200 * 1e200))))
+    infinite.reset(0)
+    assert infinite.step(np.zeros(1)).ended == "diverged"
 
 
 def test_a_curve_of_characters_shows_its_ends() -> None:
@@ -256,3 +375,95 @@ def test_a_curve_of_characters_shows_its_ends() -> None:
     assert "-5.0" in text
     assert "400 steps" in text.splitlines()[-1]
     assert curve_text([1], [2.0], 1)  # one point, no span
+    lost = curve_text([100, 200, 300], [-5.0, -np.inf, 10.0], 400)  # a trial whose simulation diverged
+    assert "10.0" in lost and "-5.0" in lost and "inf" not in lost
+    assert curve_text([1], [-np.inf], 1)
+
+
+def test_a_world_without_a_time_limit_does_not_hold_a_trial_for_ever() -> None:
+    class Endless(AnalyticWorld):
+        def step(self, control: np.ndarray) -> Outcome:
+            outcome = super().step(control)
+            return outcome._replace(ended="" if outcome.ended == "time limit" else outcome.ended)
+
+    def stuck(step: StepDone) -> None:
+        assert step.step <= 30
+
+    task = short()
+    assert isinstance(task, AnalyticTask)
+    agent = agent_of(task)
+    for steps in (30, 60):
+        agent.trial(Endless(task), on_step=stuck)
+        assert agent.steps == steps
+
+
+def test_an_interrupt_at_any_rename_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor leaves the model of an earlier trial beside the checkpoint of a later one."""
+    whole = trained(tmp_path / "whole", 60)
+    trained(tmp_path / "begun", 30)
+    network = (tmp_path / "whole" / MODEL_FOLDER / "network.safetensors").read_bytes()
+    replace, interrupted = os.replace, 0
+    for last in itertools.count(1):
+        folder, left = shutil.copytree(tmp_path / "begun", tmp_path / str(last)), last
+
+        def once(*paths: Path) -> None:
+            nonlocal left
+            replace(*paths)
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", once)
+            try:
+                train("pets", agent_of(), steps=60, folder=folder, on_trial=done)
+            except KeyboardInterrupt:
+                interrupted += 1
+            except _Done:
+                break
+        assert facts(trained(folder, 60)) == facts(whole)
+        assert (folder / MODEL_FOLDER / "network.safetensors").read_bytes() == network, last
+    assert interrupted >= 6
+
+
+class _Done(Exception):
+    """All files of a trial are written."""
+
+
+def done(trial: object, point: object) -> None:
+    raise _Done
+
+
+def test_what_is_no_training_is_left_alone(tmp_path: Path) -> None:
+    own = tmp_path / MODEL_FOLDER / "mine.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(InvalidInput, match="no model that was learned"):
+        train("pets", agent_of(), steps=30, folder=tmp_path, on_step=lambda step: pytest.fail("it has begun"))
+    used = agent_of()
+    used.trial(world_of(used.task))
+    with pytest.raises(InvalidInput, match="give a fresh one"):
+        train("pets", used, steps=60, folder=tmp_path / "other")
+    assert own.read_text() == "mine"
+
+
+def test_where_nothing_moves_there_is_no_calibration(tmp_path: Path) -> None:
+    task = short()
+    assert isinstance(task, AnalyticTask)
+    still = dataclasses.replace(task, step=lambda x, u, p: (x[0], x[1]))
+    result, calibrated = train("pets", agent_of(still), steps=30, folder=tmp_path)
+    assert calibrated is None
+    assert result.coverage == {}
+    assert (tmp_path / RESULT).exists()
+
+
+def test_nothing_is_said_to_be_kept_where_nothing_is() -> None:
+    said = Console(file=io.StringIO(), force_terminal=False)
+    for curve in ((), (Point(30, 1.0, 1.0, 1.0, 1.0, 1.0),)):
+        with pytest.raises(InvalidInput), TrainingBoard(said, 60, 0.1) as board:
+            board.started(curve)
+            raise InvalidInput("another training is at work")
+    assert isinstance(said.file, io.StringIO)
+    assert [line for line in said.file.getvalue().splitlines() if "kept" in line] == [
+        "1 trials are kept; the same command goes on after them"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 
 import numpy as np
@@ -70,6 +71,17 @@ def test_an_episode_that_nobody_ended_ends_where_a_whole_one_begins():
     replay.add([0, 0, 0], [0, 0], [1, 1, 1], 0.0)
     replay.add_episode(*episode(2))
     assert replay.transitions().episodes.tolist() == [0, 1, 1]
+
+
+def test_an_episode_that_is_refused_ends_none():
+    replay = buffer()
+    states, controls, costs = episode(2)
+    replay.add(states[0], controls[0], states[1], costs[0])
+    states[2] = np.nan
+    with pytest.raises(InvalidInput, match="nothing was added"):
+        replay.add_episode(states, controls, costs)
+    replay.add(states[1], controls[1], states[0], costs[1])
+    assert replay.transitions().episodes.tolist() == [0, 0]
 
 
 def test_the_bootstrap_stays_when_more_is_added():
@@ -216,6 +228,28 @@ def test_a_damaged_file_is_refused(tmp_path):
         Replay.load(tmp_path / "replay")
     with pytest.raises(DamagedExport, match="no folder"):
         Replay.load(tmp_path / "nothing")
+
+
+def test_an_interrupt_while_it_is_written_leaves_one_of_the_two(tmp_path, monkeypatch):
+    """After either rename: the older buffer, or the new one."""
+    older, newer = buffer(), buffer()
+    newer.add_episode(*episode(5))
+    replace = os.replace
+    for last, left_there in ((1, 0), (2, 5)):
+        older.save(tmp_path / "replay")
+        renames = iter(range(1, 10))
+
+        def once(*paths, renames=renames, last=last):
+            replace(*paths)
+            if next(renames) == last:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", once)
+            with pytest.raises(KeyboardInterrupt):
+                newer.save(tmp_path / "replay")
+        assert len(Replay.load(tmp_path / "replay")) == left_there
+        assert [path.name for path in tmp_path.iterdir()] == ["replay"]
 
 
 # ---- Minari ------------------------------------------------------------------------------------------------------

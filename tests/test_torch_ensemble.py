@@ -109,7 +109,8 @@ def test_every_kind_of_network_does(options):
 @pytest.mark.parametrize("options", [{"learned_cost": True}, {"learned_end": True, "learned_cost": True}])
 def test_cost_and_end_may_be_learned(options):
     task = make_task("cartpole-swingup")
-    compare(task, networked(task, **options))
+    for settings in ({}, {"propagation": "mean"}, {"limit": LIMIT, "limit_cost": 50.0}):
+        compare(task, networked(task, **options), **settings)
 
 
 def test_an_end_of_the_task_counts():

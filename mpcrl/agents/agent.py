@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from mpcrl.models.scalar import fingerprint
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.features import Features
 from mpcrl.tasks.goal import Goal
+from mpcrl.tasks.mujoco_task import MujocoTask, model_bytes
 from mpcrl.tasks.task import Task
 
 FITTED = GaussianProcessConfig(starts=2)
@@ -191,13 +193,25 @@ def episode_key(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
 
+@functools.lru_cache(maxsize=8)  # a MuJoCo task's environment is made for it, and agents ask at every checkpoint
 def task_fingerprint(task: Task) -> str:
-    """Hash of what makes the problem: functions, parameters, bounds, timing, and what is seen."""
-    names = ("step", "cost", "planning_cost", "terminal", "terminated", "reset")
+    """Hash of what makes the problem: functions, parameters, bounds, timing, what is seen, and MuJoCo's model.
+
+    How a MuJoCo task begins its episodes is known by the first state of one.
+    """
+    names = ("step", "cost", "planning_cost", "terminal", "terminated", "reset", "apply", "read_params")
     functions = [getattr(task, name, None) for name in names]
     seen = [task.angles, task.unseen, getattr(task, "sensor_noise", ())]
     numbers = configuration([task.params, task.control_low, task.control_high, task.dt, task.episode_steps, *seen])
-    return hashlib.sha256(f"{fingerprint(*functions)}{numbers}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{fingerprint(*functions)}{numbers}".encode())
+    if isinstance(task, MujocoTask):
+        env = task.make_env()
+        try:
+            env.reset(seed=0)
+            digest.update(model_bytes(task.mj_model(env)) + task.state(env).tobytes())
+        finally:
+            env.close()
+    return digest.hexdigest()
 
 
 def goal_setup(task: Task, goal: Goal, config: Any, seed: int) -> dict[str, Any]:

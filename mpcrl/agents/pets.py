@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,10 +25,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mpcrl.agents.agent import StepDone, Surroundings, Trial, episode_key, task_fingerprint
+from mpcrl.agents.agent import StepDone, Surroundings, Trial, episode_key, read_checkpoint, task_fingerprint
 from mpcrl.control.controller import Controller
 from mpcrl.control.plan import Status
-from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
+from mpcrl.core.bundle import to_json, write_bundle
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.configuration import configuration
@@ -36,14 +37,14 @@ from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.ensemble import EnsembleConfig, EpochProgress, FitReport, Learner
 from mpcrl.learning.replay import Replay
 from mpcrl.models.ensemble import Ensemble
-from mpcrl.models.risk import Mean, Risk
+from mpcrl.models.risk import RISKS, Mean, Risk
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.task import Task
 
 _CALIBRATION_PARTICLES = 100
 _HEAD = {"format": "mpcrl-pets", "version": 1}
-_CHECKPOINT_BYTES = 9 * 2**28 // 10  # of the replay, a little less than a bundle may have
+_CHECKPOINT_BYTES = 9 * 2**28 // 10  # of the replay, and of the networks: a little less than a bundle may have
 
 
 _Act = Callable[[np.ndarray, Any], tuple[np.ndarray, float]]
@@ -93,8 +94,14 @@ class PETSConfig:
     capacity: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.ensemble, EnsembleConfig):
+            raise InvalidInput(f"ensemble must be an EnsembleConfig, got {self.ensemble!r}")
+        if type(self.risk) not in RISKS.values():
+            raise InvalidInput(f"risk must be one that files can name, {', '.join(RISKS)}, got {self.risk!r}")
+        if not isinstance(self.terminal, bool):
+            raise InvalidInput(f"terminal must be True or False, got {self.terminal!r}")
         least = self.ensemble.elites or self.ensemble.members
-        if self.propagation in ("ts-infinity", "moments") and positive_integer("particles", self.particles) < least:
+        if positive_integer("particles", self.particles) < least and self.propagation in ("ts-infinity", "moments"):
             raise InvalidInput(f"{self.propagation} needs a particle for each of {least} members, got {self.particles}")
         for name in ("random_steps", "capacity"):
             if getattr(self, name) is not None:
@@ -151,6 +158,13 @@ class PETS:
             raise InvalidInput(
                 f"a checkpoint holds at most {most} transitions of this task, got a capacity of {capacity}"
             )
+        layers = itertools.pairwise(self.config.ensemble.widths(self.features))
+        numbers = 3 * members * sum((fan_in + 1) * fan_out for fan_in, fan_out in layers)  # with Adam's two
+        if 4 * numbers > _CHECKPOINT_BYTES:
+            raise InvalidInput(
+                f"a checkpoint holds networks of at most {_CHECKPOINT_BYTES >> 20} MB with Adam's moments, got "
+                f"{4 * numbers >> 20}; take fewer members, or narrower ones than hidden={self.config.ensemble.hidden}"
+            )
         self._replay = Replay(nx, task.nu, capacity=capacity, members=members, seed=seed)
         self._learner = Learner(self.features, self.config.ensemble, seed=seed)
         self._controller = Controller(
@@ -202,9 +216,9 @@ class PETS:
         while not ended:
             control, plan_ms = act(states[-1], world.params)
             result = world.step(control)
-            ended = result.ended
             states.append(result.state)
             controls.append(control)
+            ended = result.ended or ("steps done" if len(controls) >= self.task.episode_steps else "")
             rewards.append(result.reward)
             times.append(plan_ms)
             on_step(StepDone(self.trials, len(controls), sum(rewards), plan_ms))
@@ -265,10 +279,10 @@ class PETS:
     ) -> float:
         """Of an episode's controls, from each state that is a horizon after the last one.
 
-        In planning costs, or in rewards where the cost is learned: what the model speaks of. The terminal cost of plans
-        is left out.
+        In planning costs, or in rewards where the cost is learned: what the model speaks of, in the mean over its
+        particles. The terminal cost of plans is left out, and what they pay where members disagree.
         """
-        plain = self.model.of(dataclasses.replace(self.model.task, terminal=None))
+        plain = self._plain(dataclasses.replace(self.model.task, terminal=None), self.model.particles)
         real = -rewards if self.model.network.learned_cost else costs
         gap, horizon = 0.0, self.controller.horizon
         for t in range(0, len(controls), horizon):
@@ -278,23 +292,30 @@ class PETS:
         return float(gap)
 
     def predictor(self) -> Predictor:
-        """What the ensemble samples, with enough particles to take intervals of."""
+        """What the ensemble samples, with enough particles to take intervals of, and wherever it ends an episode."""
+        endless = dataclasses.replace(self.model.task, terminal=None, terminated=None)
+        return self._plain(endless, _CALIBRATION_PARTICLES).sampled
+
+    def _plain(self, task: Task, particles: int) -> Ensemble:
+        """What it has learned, without risk and disagreement."""
         model = self.model
-        many = Ensemble(
-            model.task,
+        return Ensemble(
+            task,
             model.network,
             propagation=model.propagation,
-            particles=_CALIBRATION_PARTICLES,
+            particles=particles,
             noise=model.noise,
+            precision=model.precision,
             seed=model.seed,
         )
-        return many.sampled
 
     @property
     def spreads(self) -> bool:
-        """Whether its particles differ."""
+        """Whether its particles differ: by noise, or by the members that move them."""
         model = self.model
-        return model.propagation != "mean" and (model.network.probabilistic or len(model.network.elites) > 1)
+        several = isinstance(model.propagation, str) and len(model.network.elites) > 1
+        noisy = model.network.probabilistic and model.noise != "none"
+        return model.propagation != "mean" and (noisy or several)
 
     # ---- files ---------------------------------------------------------------------------------------------------
     def save_model(self, folder: Path) -> None:
@@ -317,12 +338,7 @@ class PETS:
         InvalidInput
             An agent of other settings wrote it, or it is damaged.
         """
-        about = from_json(read_bundle(folder / "agent", _HEAD)["agent.json"], "agent.json")
-        if about["setup"] != configuration(self.setup()):
-            raise InvalidInput(
-                f"{str(folder)!r} was written by an agent with other settings: {about['setup']}; "
-                f"these are {configuration(self.setup())}"
-            )
+        about = read_checkpoint(folder, _HEAD, self.setup())
         self._replay = Replay.load(folder / "replay")
         self._learner = Learner.load(folder / "learner", self.features)
         self.trials, self.steps, self.episodes = about["trials"], about["steps"], about["episodes"]

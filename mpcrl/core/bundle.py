@@ -69,12 +69,12 @@ def write_bundle(folder: Path, files: Mapping[str, bytes], head: Mapping[str, An
             path = scratch / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        if folder.exists():
-            os.replace(folder, older)
         try:
+            if folder.exists():
+                os.replace(folder, older)
             os.replace(scratch, folder)
-        except BaseException:
-            if older.exists():
+        except BaseException:  # an interrupt too, right after either of them
+            if older.exists() and not folder.exists():
                 os.replace(older, folder)
             raise
     except OSError as error:

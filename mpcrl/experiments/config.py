@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mpcrl.core.checks import positive_number
 from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import InvalidInput
@@ -27,7 +25,7 @@ from mpcrl.experiments.worlds import check_scale
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
 from mpcrl.planners.space import ControlSpace
-from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.mujoco_task import MujocoTask, model_bytes
 from mpcrl.tasks.task import Task
 
 _HASH = 12  # hex digits
@@ -185,15 +183,10 @@ def _digest(task: Task, path: Path) -> str:
     """Of a task's file and of the MjModel that it simulates; not of other files that it imports."""
     digest = hashlib.sha256(path.read_bytes())
     if isinstance(task, MujocoTask):
-        import mujoco
-
         env = task.make_env()
         env.reset(seed=0)
-        model = task.mj_model(env)
-        buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
-        mujoco.mj_saveModel(model, None, buffer)
+        digest.update(model_bytes(task.mj_model(env)))
         env.close()
-        digest.update(buffer.tobytes())
     return digest.hexdigest()[:_HASH]
 
 

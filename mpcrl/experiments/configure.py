@@ -247,6 +247,9 @@ def agent_for(
 
     config = _configured(PETSConfig(), sizes)
     if algo != "pets":
+        for name in ("members", "probabilistic", "bootstrap", "elites", "particles"):
+            if name in sizes:
+                raise InvalidInput(f"{algo} has one deterministic network: leave --setting {name} out")
         config = deterministic(config)
     if algo == "random-shooting":
         planner = planner or "random_shooting"

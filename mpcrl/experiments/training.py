@@ -19,6 +19,7 @@ import numpy as np
 
 from mpcrl.agents.agent import Agent, StepDone, Trial, episode_key
 from mpcrl.control.plan import Actor
+from mpcrl.core.bundle import MANIFEST
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.configuration import configuration
 from mpcrl.core.errors import DamagedExport, InvalidInput
@@ -153,19 +154,27 @@ def train(
     Returns
     -------
     TrainResult, Calibration
-        The second is how well the model's intervals held in the evaluation; None where its episodes are too short.
+        The second is how well the model's intervals held in the evaluation; None where its episodes are too short, or
+        nothing moved in them.
 
     Raises
     ------
     InvalidInput
-        The folder cannot be written, or holds the training of an agent with other settings.
+        The folder cannot be written, or holds the training of an agent with other settings; the agent is not fresh.
     """
     positive_integer("steps", steps), positive_integer("evaluation_episodes", evaluation_episodes)
-    writable_folder(folder)
-    checkpoint = folder / CHECKPOINT
+    folder = writable_folder(Path(folder))
+    checkpoint, model = folder / CHECKPOINT, folder / MODEL_FOLDER
     world = world_of(agent.task, features=agent.features)
     with contextlib.closing(world), _locked(folder), ThreadBudget.of(agent.threads).limit():
+        _check_place(model)
         curve = _resumed(agent, checkpoint)
+        if curve:  # the process may have ended between checkpoint and model
+            agent.save_model(model)
+        elif agent.steps:
+            raise InvalidInput(
+                f"the agent has {agent.steps} steps behind it, which {str(folder)!r} does not hold; give a fresh one"
+            )
         on_start(tuple(curve))
         while agent.steps < steps:
             begin = time.perf_counter()
@@ -174,7 +183,7 @@ def train(
             wall_s = before + time.perf_counter() - begin
             curve.append(Point(agent.steps, trial.returns[-1], wall_s, trial.plan_ms, trial.learning_s, trial.loss))
             _save(agent, curve, checkpoint)
-            agent.save_model(folder / MODEL_FOLDER)
+            agent.save_model(model)
             on_trial(trial, curve[-1])
         episodes, gaps = [], []
         for number in range(evaluation_episodes):
@@ -184,26 +193,26 @@ def train(
             )
             last = episodes[-1]
             gaps.append(agent.model_gap(last.states, last.controls, last.rewards, last.planning_costs, world.params))
-    calibrated = calibrate(agent, episodes)
-    if calibrated is not None:
-        calibrated.to_csv(folder / "calibration.csv")
-    result = TrainResult(
-        algo=algo,
-        task=agent.task.name,
-        dt=agent.task.dt,
-        seed=agent.seed,
-        steps=agent.steps,
-        curve=tuple(curve),
-        evaluation=tuple(episode.total for episode in episodes),
-        final_return=float(np.mean([episode.total for episode in episodes])),
-        model_gap=float(np.mean(gaps)),
-        coverage=_coverage(calibrated) if agent.spreads else {},
-        config=agent.setup(),
-        versions=versions(),
-        machine=machine(agent.threads),
-    )
-    with written(folder / RESULT) as scratch:
-        scratch.write_text(result.to_json())
+        calibrated = calibrate(agent, episodes)
+        if calibrated is not None:
+            calibrated.to_csv(folder / "calibration.csv")
+        result = TrainResult(
+            algo=algo,
+            task=agent.task.name,
+            dt=agent.task.dt,
+            seed=agent.seed,
+            steps=agent.steps,
+            curve=tuple(curve),
+            evaluation=tuple(episode.total for episode in episodes),
+            final_return=float(np.mean([episode.total for episode in episodes])),
+            model_gap=float(np.mean(gaps)),
+            coverage=_coverage(calibrated) if agent.spreads else {},
+            config=agent.setup(),
+            versions=versions(),
+            machine=machine(agent.threads),
+        )
+        with written(folder / RESULT) as scratch:
+            scratch.write_text(result.to_json())
     return result, calibrated
 
 
@@ -220,14 +229,17 @@ def evaluate(
 
 
 def calibrate(agent: Agent, episodes: Sequence[Episode]) -> Calibration | None:
-    """What was learned says of episodes that nobody learned from, up to 20 steps ahead; None where none has as many."""
+    """What was learned says of episodes that nobody learned from, up to 20 steps ahead.
+
+    None where none of them has as many, or nothing ever moved in them.
+    """
     capacity = sum(len(episode.controls) for episode in episodes)
     seen = Replay(agent.features.nx, agent.task.nu, capacity=capacity, members=1)
     for episode in episodes:
         whole = int(np.isfinite(episode.states).all(axis=1).sum()) - 1
         if whole >= _HORIZON:
             seen.add_episode(episode.states[: whole + 1], episode.controls[:whole], -episode.rewards[:whole])
-    if not len(seen):
+    if not any((episode.states != episode.next_states).any() for episode in seen.episodes()):
         return None
     return calibration(agent.predictor(), seen.episodes(), agent.features.names, horizon=_HORIZON)
 
@@ -252,6 +264,12 @@ def _save(agent: Agent, curve: list[Point], checkpoint: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _check_place(model: Path) -> None:
+    """Refuse before the first trial a model's place that is taken by something else."""
+    if model.exists() and not (model / MANIFEST).is_file() and (not model.is_dir() or any(model.iterdir())):
+        raise InvalidInput(f"{str(model)!r} is there already and no model that was learned; choose another folder")
+
+
 def _resumed(agent: Agent, checkpoint: Path) -> list[Point]:
     """Load the checkpoint into the agent, if there is one; the curve so far."""
     old = checkpoint.with_name(f".{checkpoint.name}-old")
@@ -263,17 +281,21 @@ def _resumed(agent: Agent, checkpoint: Path) -> list[Point]:
     try:
         points = json.loads((checkpoint / "curve.json").read_text())
         return [Point(**{"return_" if key == "return" else key: value for key, value in p.items()}) for p in points]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DamagedExport(f"{str(checkpoint / 'curve.json')!r} is not whole: {error}; delete the folder") from error
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One training at a time in a folder; the lock goes with the process, however that ends."""
-    with (folder / ".lock").open("w") as file:
+    try:
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InvalidInput(f"cannot write to {str(folder)!r}: {error.strerror}; choose another folder") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InvalidInput(
                 f"another training is at work in {str(folder)!r}; wait for it, or give another"
             ) from error

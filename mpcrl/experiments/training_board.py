@@ -32,7 +32,7 @@ class TrainingBoard(LiveDisplay):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        if kind is not None:
+        if kind is not None and self._curve:
             self._console.print(f"{len(self._curve)} trials are kept; the same command goes on after them")
 
     def started(self, curve: Sequence[Point]) -> None:
@@ -90,11 +90,12 @@ class TrainingBoard(LiveDisplay):
 
 
 def curve_text(steps: Sequence[int], returns: Sequence[float], limit: int) -> str:
-    """Returns over steps, from 0 to `limit`, as a picture of characters: the last return of each column."""
+    """Returns over steps, from 0 to `limit`, as a picture of characters: the last finite return of each column."""
     columns: list[float | None] = [None] * _WIDTH
-    for step, value in zip(steps, returns, strict=True):
+    finite = [(step, value) for step, value in zip(steps, returns, strict=True) if np.isfinite(value)]
+    for step, value in finite:
         columns[min(_WIDTH - 1, int(step / max(limit, 1) * (_WIDTH - 1)))] = value
-    low, high = min(returns), max(returns)
+    low, high = (end((value for _, value in finite), default=0.0) for end in (min, max))
     span = (high - low) or 1.0
     lines = []
     for row in range(_HEIGHT - 1, -1, -1):

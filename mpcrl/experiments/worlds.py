@@ -11,7 +11,7 @@ import numpy as np
 
 from mpcrl.core.errors import InvalidInput
 from mpcrl.tasks.features import Features
-from mpcrl.tasks.mujoco_task import MujocoTask
+from mpcrl.tasks.mujoco_task import MujocoTask, model_bytes
 from mpcrl.tasks.task import AnalyticTask, Task
 
 
@@ -155,7 +155,7 @@ class AnalyticWorld:
             cost = task.cost(self._state, u, self._steps, task.params)
             reward = -float(sum(cost)) if isinstance(cost, tuple) else -float(cost)
             self._state = tuple(map(float, task.step(self._state, u, self._plant)))
-        except ArithmeticError:  # in plain Python, 1 / 0.0 and the like
+        except (ArithmeticError, ValueError):  # in plain Python, 1 / 0.0, sin(inf) and the like
             reward = np.nan
         self._steps += 1
         if not np.isfinite([reward, *self._state]).all():
@@ -221,9 +221,8 @@ class MujocoWorld:
         self._steps = 0
         self.task.mj_data(self._env).warning.number[:] = 0  # what a reset tries out may leave some
         self.params = self.task.params_of(self._env)
-        buffer = np.empty(mujoco.mj_sizeModel(self.mj_model), np.uint8)
-        mujoco.mj_saveModel(self.mj_model, None, buffer)
-        self.edited, self._bytes = buffer.tobytes() != self._bytes, buffer.tobytes()
+        before, self._bytes = self._bytes, model_bytes(self.mj_model)
+        self.edited = self._bytes != before
         self.nominal_model = self.mj_model
         if self._scale:
             self.nominal_model = copy.copy(self.mj_model)

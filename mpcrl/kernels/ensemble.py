@@ -287,6 +287,18 @@ def end(alive, logit, lanes):
 
 
 @kernel
+def share(values):
+    """The mean over all particles in the place of each [P, lanes]."""
+    particles, lanes = values.shape
+    for l in range(lanes):
+        total = _f4(0)
+        for p in range(particles):
+            total += values[p, l]
+        for p in range(particles):
+            values[p, l] = total / _f4(particles)
+
+
+@kernel
 def record(states, particle, first, h, x, used):
     """States [P, N, H, nx] at step h of the candidates from `first` on."""
     for l in range(used):
@@ -312,7 +324,8 @@ def _roll(tile, leader, rules, net, hooks, controls, count, x0, t0, params, memb
     x, old = np.empty((size, nx, lanes), np.float32), np.empty((nx, lanes), np.float32)
     mean, std = np.empty((size, nx, lanes), np.float32), np.zeros((size, nx, lanes), np.float32)
     total, alive = np.zeros((size, lanes), np.float32), np.ones((size, lanes), np.float32)
-    value, logit = np.empty(lanes, np.float32), np.zeros((size, lanes), np.float32)
+    value, logit = np.empty((size, lanes), np.float32), np.empty((size, lanes), np.float32)
+    before = np.empty((size, lanes), np.float32)
     spread = np.zeros(lanes, np.float32)
     sums, counts = np.empty((rules.teams, lanes), np.float32), np.empty((rules.teams, lanes), np.float32)
     scratch = np.zeros((3, max(nx, controls.shape[2])))
@@ -325,6 +338,7 @@ def _roll(tile, leader, rules, net, hooks, controls, count, x0, t0, params, memb
                 x[q, i, l] = x0[i]
     for h in range(horizon):
         now = controls[block, h]
+        before[:] = total
         for q in range(size):
             if states.shape[0] > 0:
                 record(states, leader + q, first, h, x[q], used)
@@ -337,19 +351,25 @@ def _roll(tile, leader, rules, net, hooks, controls, count, x0, t0, params, memb
             call_at(hooks.forward, (net.weights[e], net.biases[e], net.table, layers, read, a, b, y, groups))
             expect(x[q], y, rows, rules.outputs, net, mean[q], std[q], groups)
             if rules.cost >= 0:
-                judge(y, rows, rules.cost, groups, value)
-                pay(total[q], alive[q], value, lanes)
+                judge(y, rows, rules.cost, groups, value[q])
             if rules.end >= 0:
                 judge(y, rows, rules.end, groups, logit[q])
             if means.shape[0] > 0:
                 record(means, leader + q, first, h, mean[q], used)
                 record(stds, leader + q, first, h, std[q], used)
+        if rules.together == MEAN and rules.cost >= 0:
+            share(value)
+        if rules.together == MEAN and rules.end >= 0:
+            share(logit)
+        if rules.cost >= 0:
+            for q in range(size):
+                pay(total[q], alive[q], value[q], lanes)
         if rules.teams > 0:
             spread_of(mean, alive, net.scale, rules.teams, sums, counts, spread, lanes)
             for q in range(size):
                 for l in range(lanes):
                     if alive[q, l] > _f4(0) and spread[l] > rules.limit:
-                        total[q, l] += rules.excess * _f4(horizon - h)
+                        total[q, l] = before[q, l] + rules.excess * _f4(horizon - h)
                         alive[q, l] = _f4(0)
                     elif alive[q, l] > _f4(0):
                         total[q, l] += rules.price * spread[l]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,7 @@ import numpy as np
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.files import written
-from mpcrl.learning.draws import Stream
 from mpcrl.learning.replay import Transitions
-from mpcrl.models.network import Network
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 """Of the central intervals of which coverage is measured."""
@@ -109,7 +106,7 @@ def calibration(
     Parameters
     ----------
     predictor : callable
-        `sampled` of a network, see there, or of a model.
+        `sampled` of a learned model, or any other.
     episodes : iterable of Transitions
         As `Replay.episodes` gives them.
     names : iterable of str [nx]
@@ -159,37 +156,6 @@ def calibration(
         predicted_return=np.array(predicted),
         realised_return=np.array(realised),
     )
-
-
-def sampled(network: Network, *, particles: int = 100, seed: int = 0) -> Predictor:
-    """Trajectories sampled through a network by TS-infinity: particle p keeps to elite p modulo their number.
-
-    In plain NumPy and float64: slow, and the same on every machine.
-    """
-    positive_integer("particles", particles)
-    mine = [np.arange(particles)[k :: len(network.elites)] for k in range(len(network.elites))]
-    members = [_member(network, e) for e in network.elites]
-
-    def predict(state: np.ndarray, controls: np.ndarray) -> np.ndarray:
-        rng = np.random.Generator(np.random.Philox(key=np.array([seed, Stream.ROLLOUT], np.uint64)))
-        count, horizon = controls.shape[:2]
-        states = np.empty((particles, count, horizon + 1, len(state)))
-        states[:, :, 0] = state
-        for h in range(horizon):
-            noise = rng.standard_normal((particles, count, network.nout))
-            for own, member in zip(mine, members, strict=True):
-                if own.size:
-                    x = states[own, :, h]
-                    found = member.predict(x, np.broadcast_to(controls[:, h], (own.size, *controls[:, h].shape)))
-                    states[own, :, h + 1] = network.features.next_states(x, found.mean[0] + found.std[0] * noise[own])
-        return states
-
-    return predict
-
-
-def _member(network: Network, e: int) -> Network:
-    weights, biases = (tuple(part[e : e + 1] for part in parts) for parts in (network.weights, network.biases))
-    return dataclasses.replace(network, weights=weights, biases=biases, elites=())
 
 
 def _numbers(*row: object) -> list[object]:

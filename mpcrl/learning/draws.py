@@ -15,7 +15,6 @@ class Stream(enum.IntEnum):
     HELD_EPISODE = 2
     INITIAL = 3
     ORDER = 4
-    ROLLOUT = 5
 
 
 def uniforms(seed: int, stream: Stream, first: int, rows: int, columns: int) -> np.ndarray:

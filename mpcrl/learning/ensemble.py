@@ -73,7 +73,8 @@ class EnsembleConfig:
     patience : int
         Epochs after which training ends if no member gets better on the holdout; 0 trains all epochs.
     elites : int or None
-        Members to predict with: those of the least error on the holdout. None takes all.
+        Members to predict with: those of the least error on the holdout, the first ones before there is any. None takes
+        all.
     """
 
     members: int = 5
@@ -104,7 +105,7 @@ class EnsembleConfig:
             if not isinstance(getattr(self, name), bool):
                 raise InvalidInput(f"{name} must be True or False, got {getattr(self, name)!r}")
         positive_number("learning_rate", self.learning_rate)
-        if self.weight_decay:
+        if self.weight_decay != 0:
             positive_number("weight_decay", self.weight_decay)
         if isinstance(self.holdout, bool) or not isinstance(self.holdout, int | float) or not 0 <= self.holdout < 1:
             raise InvalidInput(f"holdout must be a share of at least 0 and below 1, got {self.holdout!r}")
@@ -120,6 +121,11 @@ class EnsembleConfig:
         """Weight decay per layer."""
         depth = len(self.hidden)
         return (*(min(i + 1, 3) / 4 * self.weight_decay for i in range(depth)), self.weight_decay)
+
+    def widths(self, features: Features) -> tuple[int, ...]:
+        """Numbers of inputs, of hidden features per layer, and of outputs, with their log variances."""
+        nout = features.nx + self.learned_cost + self.learned_end
+        return (features.size, *self.hidden, nout * (1 + self.probabilistic))
 
 
 class EpochProgress(NamedTuple):
@@ -203,7 +209,7 @@ class Learner:
         self.features, self.config, self.seed = features, config or EnsembleConfig(), checked_seed(seed)
         self.fits, self.epochs = 0, 0
         """Fits and epochs so far."""
-        self._elites = tuple(range(self.config.members))
+        self._elites = tuple(range(self.config.elites or self.config.members))
         self._scales = _Scales.none(features.size, self._nout)
         self._arrays = self._initial()
         self._moments: dict[str, np.ndarray] = {}
@@ -217,9 +223,8 @@ class Learner:
         from scipy.special import ndtr, ndtri
 
         config = self.config
-        sizes = [self.features.size, *config.hidden, self._nout * (1 + config.probabilistic)]
         arrays = {}
-        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(config.widths(self.features))):
             shape = (config.members, fan_in, fan_out)
             normal = ndtri(ndtr(-2.0) + _block(self.seed, Stream.INITIAL, i, shape) * (ndtr(2.0) - ndtr(-2.0)))
             arrays[f"weights.{i}"] = (normal / (2 * math.sqrt(fan_in))).astype(np.float32)
@@ -419,7 +424,7 @@ class Learner:
         """
         head = {
             "features": configuration(self.features),
-            "config": dataclasses.asdict(self.config),
+            "config": configuration(dataclasses.asdict(self.config)),
             "seed": self.seed,
             "fits": self.fits,
             "epochs": self.epochs,

@@ -118,6 +118,7 @@ class Replay:
         """
         self._append(
             f"transition {self.added}",
+            self.episode,
             _matrix("state", [state], 1, self.nx),
             _matrix("control", [control], 1, self.nu),
             _matrix("next_state", [next_state], 1, self.nx),
@@ -152,10 +153,9 @@ class Replay:
             raise InvalidInput("an episode must have at least one step, got none")
         path = _matrix("states", states, steps + 1, self.nx)
         last = np.arange(steps) == steps - 1
-        if len(self) and not self._last_ended():
-            self.episode += 1
         self._append(
             "the episode",
+            self.episode + (len(self) > 0 and not self._last_ended()),
             path[:-1],
             _matrix("controls", controls, steps, self.nu),
             path[1:],
@@ -172,6 +172,7 @@ class Replay:
     def _append(
         self,
         what: str,
+        number: int,
         states: np.ndarray,
         controls: np.ndarray,
         next_states: np.ndarray,
@@ -180,7 +181,7 @@ class Replay:
         truncated: np.ndarray,
         weights: np.ndarray,
     ) -> None:
-        """Check all rows, then add them: all or none."""
+        """Check all rows, then add them, the first of them to the episode `number`: all or none."""
         named = {"state": states, "control": controls, "next_state": next_states, "cost": costs, "weight": weights}
         for name, values in named.items():
             if not np.isfinite(values).all():
@@ -202,7 +203,7 @@ class Replay:
             costs=costs,
             terminated=terminated,
             truncated=truncated,
-            episodes=self.episode + np.cumsum(ends) - ends,
+            episodes=number + np.cumsum(ends) - ends,
             weights=weights,
             counts=np.searchsorted(_POISSON, uniforms(self.seed, Stream.BOOTSTRAP, self.added, n, self.members)).astype(
                 np.uint8
@@ -213,7 +214,7 @@ class Replay:
         for column, values in zip(self._ring, rows, strict=True):
             column[places] = values[kept]
         self.added += n
-        self.episode += int(ends.sum())
+        self.episode = number + int(ends.sum())
 
     # ---- out -------------------------------------------------------------------------------------------------
     def transitions(self) -> Transitions:
@@ -232,8 +233,8 @@ class Replay:
         """Which transitions [n] are kept from training, as a mask in the order of `transitions`.
 
         Whether one is depends on the seed and its own number alone: what is held out stays so while more is added, and
-        of two shares the smaller one's are among the larger one's. At least one is held out and one is not, if there
-        are two.
+        of two shares the smaller one's are among the larger one's. But at least one is held out and one is not, if
+        there are two.
 
         Parameters
         ----------

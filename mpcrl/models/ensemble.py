@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from mpcrl.core.checks import positive_number
 from mpcrl.core.compile import load_module
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.hooks import address_of
@@ -41,7 +42,8 @@ class Ensemble(Particles):
     ----------
     task : AnalyticTask or MujocoTask
         Gives cost (of plans, where that is another one), terminal cost and end, where the network has not learned cost
-        and end. A learned cost counts with its mean; an episode ends after a step whose learned logit is above 0.
+        and end. A learned cost counts with its mean; an episode ends after a step whose learned logit is above 0. With
+        the propagation "mean" both are means over all members too.
     network : Network
     propagation : {"ts-infinity", "ts1", "moments", "mean"} or int
         How particles get from state to state (Chua et al. 2018, section 5). "ts-infinity": particle p by the member
@@ -111,16 +113,16 @@ class Ensemble(Particles):
     ) -> None:
         if precision not in ("float32", "bf16"):
             raise InvalidInput(f"precision must be float32 or bf16, got {precision!r}")
-        if not (np.isfinite(penalty) and penalty >= 0):
+        real = int | float | np.number
+        if not isinstance(penalty, real) or not 0 <= penalty < np.inf:
             raise InvalidInput(f"penalty must be a finite number of at least 0, got {penalty!r}")
-        if limit is not None and not limit > 0:
-            raise InvalidInput(f"limit must be above 0, or None for no limit, got {limit!r}")
-        if np.isnan(limit_cost):
-            raise InvalidInput("limit_cost must be a number or inf, got nan")
+        if not isinstance(limit_cost, real) or not limit_cost > -np.inf:
+            raise InvalidInput(f"limit_cost must be a number or inf, got {limit_cost!r}")
         self._begin(
             task, network.features, propagation=propagation, particles=particles, noise=noise, risk=risk, seed=seed
         )
-        self.penalty, self.limit, self.limit_cost = float(penalty), limit, float(limit_cost)
+        self.penalty, self.limit_cost = float(penalty), float(limit_cost)
+        self.limit = None if limit is None else positive_number("limit", limit)
         self.precision = _available(precision)
         self._check(network)
         paired = self.precision == "bf16"
@@ -174,7 +176,9 @@ class Ensemble(Particles):
         """
         teams = len(self.network.elites)
         size = -(-self.particles // teams)
-        run = self._traced(state, controls, t, params, Plan("ts-infinity", teams * size, teams * size, True))
+        run = self._traced(
+            state, controls, t, params, Plan("ts-infinity", teams * size, 1, paired=True, measured=False)
+        )
         means, stds = (a.reshape(size, teams, *a.shape[1:]) for a in (run.means, run.stds))
         within = means.var(axis=0) + (stds**2).mean(axis=0)
         return Uncertainty(means.mean(axis=0).std(axis=0), np.sqrt(within.mean(axis=0)))
@@ -212,6 +216,11 @@ class Ensemble(Particles):
                     f"penalty and limit need as many particles of each of the {teams} members, got {self.particles} "
                     f"particles; take a multiple of {teams}"
                 )
+            if self.propagation == "moments" and self.particles == teams > 1:
+                raise InvalidInput(
+                    f"moments need two particles of each of the {teams} members or more where there is a penalty or a "
+                    f"limit, for one of each has the same noise; take {2 * teams}"
+                )
 
     @property
     def _measures(self) -> bool:
@@ -221,9 +230,9 @@ class Ensemble(Particles):
     def _plan(self) -> Plan:
         teams = len(self.network.elites)
         if self.propagation == "mean":
-            return Plan("mean", teams, teams, self._measures)
+            return Plan("mean", teams, teams, self._measures, self._measures)
         whole = self.propagation == "moments" or self._measures
-        return Plan(self.propagation, self.particles, self.particles if whole else 1, self._measures)
+        return Plan(self.propagation, self.particles, self.particles if whole else 1, self._measures, self._measures)
 
     def _members(self, plan: Plan, horizon: int, t: int) -> np.ndarray:
         """Which member moves each particle at each step [P, H]."""
@@ -245,12 +254,12 @@ class Ensemble(Particles):
             outputs=network.nout,
             cost=self.nx if network.learned_cost else -1,
             end=network.nout - 1 if network.learned_end else -1,
-            teams=teams if self._measures and plan.measured else 0,
+            teams=teams if plan.measured else 0,
             price=np.float32(self.penalty),
             limit=np.float32(np.inf if self.limit is None else self.limit),
             excess=np.float32(self.limit_cost),
         )
-        draws = np.arange(plan.particles) // (teams if plan.measured else 1)
+        draws = np.arange(plan.particles) // (teams if plan.paired else 1)
         return Job(numbers, rules, self._members(plan, horizon, t), draws, numbers.weights.shape[1])
 
     def _expected(self, state: np.ndarray, control: np.ndarray) -> np.ndarray:

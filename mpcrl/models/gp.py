@@ -130,7 +130,7 @@ class GP(Particles):
         return self.process.files()
 
     def _plan(self) -> Plan:
-        return Plan(self.propagation, self.particles, 1, False)
+        return Plan(self.propagation, self.particles, 1, paired=False, measured=False)
 
     def _job(self, plan: Plan, horizon: int, t: int) -> Job:
         process, numbers = self._known

@@ -39,11 +39,13 @@ _TOGETHER_LANES = 32
 
 
 class Plan(NamedTuple):
-    """How particles go: how many, how many of them in one tile, and whether members are compared."""
+    """How particles go: how many, and how many of them in one tile; whether those of equal number, one of each member,
+    have equal noise; and whether plans pay where members disagree."""
 
     propagation: str | int
     particles: int
     together: int
+    paired: bool
     measured: bool
 
 
@@ -118,7 +120,8 @@ class Particles(abc.ABC):
             raise InvalidInput(f"seed must be an integer in [0, 2^64), got {seed!r}")
         self.task, self.dt, self.dtype = task, task.dt, np.dtype(np.float32)
         self.nx = features.nx
-        self.propagation, self.noise, self.seed = propagation, noise, int(seed)
+        self.propagation = int(propagation) if isinstance(propagation, np.integer) else propagation
+        self.noise, self.seed = noise, int(seed)
         self.particles = 1 if propagation == "mean" else positive_integer("particles", particles)
         if self.particles > _MOST_PARTICLES:
             raise InvalidInput(f"particles must be at most {_MOST_PARTICLES}, got {particles}")

@@ -6,10 +6,11 @@ which its disk cache is keyed by: no edit, in whichever file, is missed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numba
@@ -21,6 +22,9 @@ from mpcrl.core.errors import InvalidInput, LaneError
 
 _STABLE = ("math", "cmath", "numpy", "numba", "typing", "collections")
 """Modules whose attributes need no look: the cache is keyed by their versions."""
+
+_ADDRESS = " at 0x"
+"""In the text of what has none of its own."""
 
 
 def code_of(function: Callable[..., Any]) -> types.CodeType:
@@ -113,8 +117,31 @@ def _parts(value: Any, seen: set[int]) -> Iterator[str]:
         yield f"{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
     elif isinstance(value, types.ModuleType):
         yield value.__name__
-    else:
+    elif isinstance(value, set | frozenset):  # whose order is another one in every process
+        yield repr(sorted(map(repr, value)))
+    elif _ADDRESS not in repr(value):
         yield repr(value)
+    elif id(value) not in seen:
+        seen.add(id(value))
+        yield type(value).__qualname__
+        for part in _inside(value):
+            yield from _parts(part, seen)
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """What an object consists of whose text tells where it lies in memory."""
+    if isinstance(value, functools.partial):
+        yield from (value.func, value.args, value.keywords)
+    elif isinstance(value, types.MethodType):
+        yield from (value.__func__, value.__self__)
+    elif isinstance(value, Mapping):
+        for key, found in value.items():
+            yield from (key, found)
+    elif isinstance(value, tuple | list):
+        yield from value
+    else:
+        yield getattr(value, "__dict__", {})
+        yield vars(type(value)).get("__call__")
 
 
 def _code_parts(code: types.CodeType) -> Iterator[str]:
@@ -123,7 +150,7 @@ def _code_parts(code: types.CodeType) -> Iterator[str]:
         if isinstance(constant, types.CodeType):
             yield from _code_parts(constant)
         else:
-            yield repr(constant)
+            yield from _parts(constant, set())
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -170,8 +170,8 @@ class _Run:
         self._kept = (self._members == self._members[:, :1]).all()
         self._layers = self._nets.of_particles(self._members[:, 0])
         teams = len(model.network.elites)
-        self._draws = np.arange(plan.particles) // (teams if plan.measured else 1)
-        self._teams = teams if model._measures and plan.measured else 0
+        self._draws = np.arange(plan.particles) // (teams if plan.paired else 1)
+        self._teams = teams if plan.measured else 0
         self._noise = ensemble.NONE if plan.propagation == "mean" else NOISE[model.noise]
 
         self._x = self._there(start).expand(plan.particles, samples, -1)
@@ -185,18 +185,21 @@ class _Run:
     def step(self, h: int) -> None:
         """One control step of all particles."""
         model, network, x = self._model, self._model.network, self._x
+        before = self._total.copy(), self._paid.clone()
         self._call(model._hooks.stage, h)
         if h and not self._kept:
             self._layers = self._nets.of_particles(self._members[:, h])
         outputs, deviations = self._nets.predict(self._layers, x, self._seen[h])
         mean = self._nets.changes * x + outputs[..., : model.nx]
         std = deviations[..., : model.nx]
+        if self._plan.propagation == "mean":  # also of costs and ends
+            outputs = outputs.mean(0, keepdim=True).expand_as(outputs)
         if network.learned_cost:
             self._paid += torch.where(self._alive > 0, outputs[..., model.nx], 0)
         self._record("means", h, mean)
         self._record("stds", h, std)
         if self._teams:
-            self._judge(mean, h)
+            self._judge(mean, h, *before)
         noisy = self._noise != ensemble.NONE and network.probabilistic
         if self._plan.propagation == "moments":
             following = self._gathered(mean, std, h, noisy)
@@ -228,8 +231,8 @@ class _Run:
         call_all(np.int64(hook), self._host_x, self._old, controls, *args)
         self._alive = self._there(alive).reshape(self._alive.shape)
 
-    def _judge(self, mean: torch.Tensor, h: int) -> None:
-        """Make candidates pay for disagreement, and end where it is too large."""
+    def _judge(self, mean: torch.Tensor, h: int, total: np.ndarray, paid: torch.Tensor) -> None:
+        """Make candidates pay for disagreement, and end where it is too large; `total` and `paid` until this step."""
         model, teams = self._model, self._teams
         alive = self._alive.reshape(-1, teams, *self._alive.shape[1:], 1)
         counts = alive.sum(0)
@@ -243,7 +246,8 @@ class _Run:
         beyond = alone & (spread > (np.inf if model.limit is None else model.limit))
         self._paid += torch.where(alone & ~beyond, model.penalty * spread, 0)
         if beyond.any():
-            self._paid += torch.where(beyond, model.limit_cost * (self._horizon - h), 0)
+            self._paid = torch.where(beyond, paid + model.limit_cost * (self._horizon - h), self._paid)
+            self._total = np.where(beyond.cpu().numpy().reshape(total.shape), total, self._total)
             self._alive = torch.where(beyond, 0, self._alive)
 
     def _gathered(self, mean: torch.Tensor, std: torch.Tensor, h: int, noisy: bool) -> torch.Tensor:

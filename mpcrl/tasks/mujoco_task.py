@@ -193,6 +193,15 @@ def simulation(env: Any) -> tuple[Any, Any]:
     raise InvalidInput(f"{env} does not simulate with MuJoCo: it has neither an MjModel nor dm_control's physics")
 
 
+def model_bytes(model: Any) -> bytes:
+    """All numbers of an MjModel: two that simulate the same have the same."""
+    import mujoco
+
+    buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return buffer.tobytes()
+
+
 def load_model(path: str | os.PathLike[str]) -> Any:
     """An MjModel of an MJCF (XML) or MJB file."""
     mujoco, path = _import("mujoco", "mujoco"), os.fspath(path)
