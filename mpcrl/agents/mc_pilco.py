@@ -40,12 +40,18 @@ from mpcrl.learning.particle_search import (
     seen_states,
 )
 from mpcrl.learning.policies import WeightedRBFPolicy
-from mpcrl.learning.policy_search import Found, SearchProgress
+from mpcrl.learning.policy_search import Found, SearchProgress, policy_inputs
 from mpcrl.learning.replay import Transitions
 from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.models.speed_integration import integrated, outputs_of, predicted, sight
 from mpcrl.tasks.features import speeds_of
 from mpcrl.tasks.task import Task
+
+_DRAWN = 100
+"""Particles of a calibration."""
+
+_VIGOUR = 0.5
+"""Deviation of a first policy's weights: under small ones all particles rest, and no gradient tells them to move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +143,7 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
         rng = self._rng(2)
         start = self._policy
         if not isinstance(start, WeightedRBFPolicy):
-            z, scale = self._scales(rows.states)
-            start = WeightedRBFPolicy.random(z, self.task.nu, rng, count=self.config.basis, lengthscale=scale)
+            start = self._random_policy(rows.states, rng)
         return search(
             self._known(self._cascade),
             start,
@@ -149,6 +154,15 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
             threads=threads,
             on_evaluation=on_evaluation,
         )
+
+    def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> WeightedRBFPolicy:
+        """Centres like what was seen, but at angles all round: random controls hardly come near where to hold."""
+        spread = states[rng.integers(len(states), size=self.config.basis)]
+        angles = list(self.features.angles)
+        spread[:, angles] = rng.uniform(-np.pi, np.pi, (len(spread), len(angles)))
+        _, scale = self._scales(states)
+        z = policy_inputs(self.features, spread)
+        return WeightedRBFPolicy.random(z, self.task.nu, rng, count=self.config.basis, lengthscale=scale, size=_VIGOUR)
 
     def _rng(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence((self.seed, self.trials, purpose)))
@@ -197,7 +211,3 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
             return np.array(drawn).transpose(3, 0, 1, 2)
 
         return predict
-
-
-_DRAWN = 100
-"""Particles of a calibration."""

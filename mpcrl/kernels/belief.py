@@ -175,8 +175,8 @@ def features_adjoint(plain, waves, m, S, z_gain, dz, dz_cov, dz_gain, dm, dS):
 
 
 @kernel
-def _act(chain, net, given, m, S, step):
-    """From a belief to the moments of the model's input: under `given` controls [nu], or under the policy without."""
+def _act(chain, net, m, S, step):
+    """From a belief to the moments of the model's input under the policy."""
     nx, nz, nu = len(m), len(step.z), len(step.v)
     for i in range(nx):
         for j in range(nx):
@@ -184,12 +184,8 @@ def _act(chain, net, given, m, S, step):
         step.seen[i, i] += chain.noise[i]
     features(chain.plain, chain.waves, m, step.seen, step.z, step.z_cov, step.z_gain)
     mean, cov, gain = np.zeros(2 * nu), np.zeros((2 * nu, 2 * nu)), np.zeros((nu, 2 * nu))
-    if given.size:
-        mean[::2] = given - chain.middle
-        step.v_gain[:] = 0.0
-    else:
-        network_moments(net, step.z, step.z_cov, step.v, step.v_cov, step.v_gain)
-        wave_moments(chain.squash, step.v, step.v_cov, mean, cov, gain)
+    network_moments(net, step.z, step.z_cov, step.v, step.v_cov, step.v_gain)
+    wave_moments(chain.squash, step.v, step.v_cov, mean, cov, gain)
     whole, whole_cov = np.empty(nz + nu), np.empty((nz + nu, nz + nu))
     for j in range(nu):
         whole[nz + j] = chain.middle[j] + mean[2 * j] + mean[2 * j + 1]
@@ -315,7 +311,7 @@ def _tapes(H, E, D, gradient):
 
 
 @kernel
-def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_net):
+def propagate(chain, net, means, covs, costs, deviations, gradient, d_net):
     """Carry a belief through H steps.
 
     Parameters
@@ -323,8 +319,6 @@ def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_
     chain : Chain
     net : Network
         The policy over z.
-    controls : ndarray [H, nu] or [0, nu]
-        What is done in the place of the policy's controls; without a gradient.
     means, covs : ndarray [H + 1, nx], [H + 1, nx, nx]
         In: the first of each; out: the others.
     costs, deviations : ndarray [H + 1]
@@ -351,7 +345,7 @@ def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_
         if t < H:
             k = t if gradient else 0
             tape = Tape(one[k], two[k], three[k], four[k])
-            _act(chain, net, controls[t] if len(controls) else controls.ravel(), means[t], covs[t], step)
+            _act(chain, net, means[t], covs[t], step)
             process_moments(chain.model, step.w, step.w_cov, M, C, V, tape, gradient)
             _advance(chain, step, means[t], M, C, V, means[t + 1], covs[t + 1])
     if not gradient:
@@ -366,7 +360,7 @@ def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_
             for j in range(nx):
                 dS[i, j] += cost_S[t + 1, i, j]
         tape = Tape(one[t], two[t], three[t], four[t])
-        _act(chain, net, controls[t] if len(controls) else controls.ravel(), means[t], covs[t], step)
+        _act(chain, net, means[t], covs[t], step)
         for d in range(D):
             for a in range(nx):
                 V[d, a] = tape.coupling[a, d] + chain.model.slope[a, d]
@@ -427,7 +421,7 @@ def propagate(chain, net, controls, means, covs, costs, deviations, gradient, d_
 
 @kernel
 def _given(chain, control, m, S, step):
-    """As `_act`, of a control that is certain."""
+    """From a belief to the moments of the model's input under a control that is certain."""
     nx, nz = len(m), len(step.z)
     for i in range(nx):
         for j in range(nx):

@@ -180,7 +180,7 @@ class WeightedRBFPolicy:
     def random(
         cls, z: np.ndarray, nu: int, rng: np.random.Generator, *, count: int, lengthscale: np.ndarray, size: float = 0.1
     ) -> Self:
-        """A policy with its n centres among inputs z [N, nz], and small weights."""
+        """A policy with its n centres among inputs z [N, nz], and weights of this deviation."""
         centres = _centres(z, count, lengthscale, rng)
         weights = size * rng.standard_normal((nu, count))
         return cls(centres=centres, weights=weights, lengthscale=np.tile(lengthscale, (nu, 1)))

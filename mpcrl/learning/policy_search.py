@@ -19,8 +19,9 @@ from mpcrl.kernels.belief import Chain, Expected, propagate
 from mpcrl.kernels.moments import Network, Processes, Waves
 from mpcrl.kernels.pairs import PAD
 from mpcrl.learning.calibration import Predictor
-from mpcrl.learning.policies import LinearPolicy, Policy, squash_waves
+from mpcrl.learning.policies import Policy, squash_waves
 from mpcrl.models.gaussian_process import GaussianProcess
+from mpcrl.planners.belief import believed
 from mpcrl.tasks.features import Features
 from mpcrl.tasks.goal import Goal
 
@@ -233,14 +234,11 @@ def search(
 def belief_predictor(chain: Chain, *, particles: int = 100, seed: int = 0) -> Predictor:
     """Draws of what is seen, from the beliefs of each step under given controls, for `calibration`."""
 
-    nz, nu = len(chain.plain) + len(chain.waves.which), len(chain.middle)
-    idle = LinearPolicy(gain=np.zeros((nu, nz)), offset=np.zeros(nu))
-
     def predict(state: np.ndarray, controls: np.ndarray) -> np.ndarray:
         count, horizon, nx = len(controls), controls.shape[1], len(state)
         drawn = np.random.default_rng(seed).standard_normal((particles, count, horizon + 1, nx))
         for n in range(count):
-            said, _ = _propagated(chain, idle, state, np.zeros((nx, nx)), horizon, controls=controls[n])
+            said = believed(chain, state, np.zeros((nx, nx)), controls[n])
             spread = np.sqrt(np.maximum(np.diagonal(said.covs, axis1=1, axis2=2), 0) + chain.noise)
             spread[0] = 0
             drawn[:, n] = said.means + spread * drawn[:, n]
@@ -257,14 +255,12 @@ def _propagated(
     horizon: int,
     *,
     gradient: bool = False,
-    controls: np.ndarray | None = None,
 ) -> tuple[Forecast, Network]:
-    """Beliefs under a policy, or controls [H, nu] in its place, and the gradient of their cost by the network."""
+    """Beliefs under a policy, and the gradient of their cost by the network."""
     means, covs = np.zeros((horizon + 1, len(mean))), np.zeros((horizon + 1, len(mean), len(mean)))
     means[0], covs[0] = mean, cov
     net = policy.network()
     sums = Network(*(np.zeros_like(part) for part in net))
     costs, deviations = np.empty(horizon + 1), np.empty(horizon + 1)
-    given = np.ascontiguousarray(np.zeros((0, len(chain.middle))) if controls is None else controls)
-    propagate(chain, net, given, means, covs, costs, deviations, gradient, sums)
+    propagate(chain, net, means, covs, costs, deviations, gradient, sums)
     return Forecast(means, covs, costs, deviations), sums
