@@ -17,6 +17,7 @@ of particles is common to all evaluations of a search.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -25,7 +26,7 @@ import numpy as np
 
 from mpcrl.agents.agent import FITTED
 from mpcrl.agents.policy_agent import PolicyAgent, Said
-from mpcrl.core.checks import positive_integer
+from mpcrl.core.checks import positive_integer, positive_number
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels.cascade import Cascade
 from mpcrl.learning.calibration import Predictor
@@ -67,6 +68,11 @@ class MCPILCOConfig:
         Control steps that particles look ahead; those of an episode, at most 40, if None.
     trial_steps : int or None
         Control steps of a trial; as many as the horizon, if None.
+    restarts : int
+        Random policies that the first search begins from, and others that from the policy before find none that is
+        `enough`.
+    enough : float
+        Cost of a good policy, over the most that there can be.
     integrate : bool
         Whether numbers whose speeds the task names follow from these, or have processes of their own.
     points : int
@@ -80,13 +86,16 @@ class MCPILCOConfig:
     basis: int = 100
     horizon: int | None = None
     trial_steps: int | None = None
+    restarts: int = 2
+    enough: float = 0.5
     integrate: bool = True
     points: int = 400
     told: int = 150
 
     def __post_init__(self) -> None:
-        for name in ("basis", "points", "told"):
+        for name in ("basis", "restarts", "points", "told"):
             positive_integer(name, getattr(self, name))
+        positive_number("enough", self.enough)
         for name in ("horizon", "trial_steps"):
             if getattr(self, name) is not None:
                 positive_integer(name, getattr(self, name))
@@ -141,12 +150,9 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
             process = dataclasses.replace(process, inputs=inputs[kept], targets=targets[kept])
         self._use(integrated(process, self.features, self.integrals, self.task.dt))
         rng = self._rng(2)
-        start = self._policy
-        if not isinstance(start, WeightedRBFPolicy):
-            start = self._random_policy(rows.states, rng)
-        return search(
+        searched = functools.partial(
+            search,
             self._known(self._cascade),
-            start,
             starts=self._known(self._starts),
             horizon=self.horizon,
             config=self.config.search,
@@ -154,6 +160,11 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
             threads=threads,
             on_evaluation=on_evaluation,
         )
+        found = searched(self._policy) if isinstance(self._policy, WeightedRBFPolicy) else None
+        if found is None or found.cost > self.config.enough * self.horizon:
+            others = [searched(self._random_policy(rows.states, rng)) for _ in range(self.config.restarts)]
+            found = min([found, *others] if found else others, key=lambda one: one.cost)
+        return found
 
     def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> WeightedRBFPolicy:
         """Centres like what was seen, but at angles all round: random controls hardly come near where to hold."""

@@ -30,14 +30,14 @@ from mpcrl.tasks.goal import Goal
 
 _CLIP = 3.0
 """How far above its usual size a particle's part of the gradient may be."""
-_USUAL, _TREND = 0.05, 0.01
-"""Shares of what is new in running means: of that size, and of changes of the cost."""
+_USUAL = 0.05
+"""Share of what is new in the running mean of that size."""
 _DECAYS, _SMALL = (0.9, 0.999), 1e-8  # of Adam
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParticleSearchConfig:
-    """Settings of a search; the defaults are the paper's, but for fewer steps.
+    """Settings of a search; the paper's, but for half its particles, fewer steps, and when dropout is reduced.
 
     Attributes
     ----------
@@ -48,24 +48,22 @@ class ParticleSearchConfig:
         Of learning, at first; and below which the search ends.
     dropout : float
         Share of basis functions that do not count, at first, for each particle and step anew.
-    calm : float
-        The search is calm where the mean change of the cost is below this share of its deviation.
     patience : int
-        Calm steps after which rate and calm are halved, and dropout is reduced by half of its first value.
+        Steps without a lower cost after which the search goes back to where that was, at half the rate, and with less
+        dropout by half of its first value.
     """
 
-    particles: int = 400
+    particles: int = 200
     evaluations: int = 1500
     rate: float = 0.01
     least_rate: float = 0.0025
     dropout: float = 0.25
-    calm: float = 0.08
     patience: int = 100
 
     def __post_init__(self) -> None:
         for name in ("particles", "evaluations", "patience"):
             positive_integer(name, getattr(self, name))
-        for name in ("rate", "least_rate", "calm"):
+        for name in ("rate", "least_rate"):
             positive_number(name, getattr(self, name))
         if not 0 <= self.dropout < 1:
             raise InvalidInput(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
@@ -340,28 +338,26 @@ def search(
     first = first_states(starts, config.particles, rng)
     count = first.shape[1]
     particles = Particles(cascade, first, Noise.drawn(cascade, horizon, count, rng), threads)
-    parameters, moments = start.parameters, np.zeros((2, start.parameters.size))
-    rate, dropout, calm = config.rate, config.dropout, config.calm
-    clip, trend, spread = Clip(), 0.0, 0.0
-    before, waited, evaluation = math.nan, 0, 0
+    best = parameters = start.parameters
+    moments, taken, waited, evaluation = np.zeros((2, parameters.size)), 0, 0, 0
+    clip, rate, dropout, least = Clip(), config.rate, config.dropout, math.inf
     while evaluation < config.evaluations and rate >= config.least_rate:
         keep = (rng.random((horizon, len(start.centres), count), np.float32) >= dropout).view(np.uint8)
         policy = start.with_parameters(parameters)
         cost, gradient = particles.cost_and_gradient(policy, keep, 1 / (1 - dropout), clip)
-        evaluation += 1
+        evaluation, taken, waited = evaluation + 1, taken + 1, waited + 1
+        if cost < least:
+            best, least, waited = parameters, cost, 0
+        on_evaluation(SearchProgress(0, 1, evaluation, least, time.perf_counter() - began))
+        if waited == config.patience:
+            # costs with fewer functions dropped out are others, so that the least one is found anew
+            parameters, moments, taken, waited, least = best, np.zeros_like(moments), 0, 0, math.inf
+            rate, dropout = rate / 2, max(0.0, dropout - config.dropout / 2)
+            continue
         for moment, decay, seen in zip(moments, _DECAYS, (gradient, gradient**2), strict=True):
             moment += (1 - decay) * (seen - moment)
-        mean, square = (m / (1 - d**evaluation) for m, d in zip(moments, _DECAYS, strict=True))
+        mean, square = (m / (1 - d**taken) for m, d in zip(moments, _DECAYS, strict=True))
         parameters = parameters - rate * mean / (np.sqrt(square) + _SMALL)
-        on_evaluation(SearchProgress(0, 1, evaluation, cost, time.perf_counter() - began))
-        change = cost - before if math.isfinite(cost - before) else 0.0
-        before = cost
-        trend += _TREND * (change - trend)
-        spread = (1 - _TREND) * (spread + _TREND * (change - trend) ** 2)
-        waited = waited + 1 if abs(trend) < calm * math.sqrt(spread) else 0
-        if waited >= config.patience:
-            rate, calm, waited = rate / 2, calm / 2, 0
-            dropout = max(0.0, dropout - config.dropout / 2)
-    policy = start.with_parameters(parameters)
+    policy = start.with_parameters(best)
     _, cost = particles.rolled(policy)
     return Found(policy, cost, evaluation)
