@@ -297,6 +297,21 @@ def test_dynamics_do_not_depend_on_what_is_unseen(name):
     assert moved[field.start :][away].all()
 
 
+def test_humanoids_plans_never_gain_by_falling_sooner() -> None:
+    """A step that stands is paid for however it leans; one that falls is not, and after it nothing is."""
+    name, rng = "Humanoid-v5", np.random.default_rng(0)
+    task, env = task_of(name), env_of(name)
+    recorded = recorder(task, env)
+    for seed in range(5):
+        env.reset(seed=seed)
+        terminated, planned = False, []
+        while not terminated:
+            before, u = recorded(), random_controls(task, rng)
+            terminated = env.step(u)[2]
+            planned.append(task.planning_cost(before, u, recorded(), 0, task.params_of(env)))
+        assert max(planned[:-1]) < 0.0 < planned[-1]
+
+
 @quick_tasks
 def test_prediction_is_the_environment(name) -> None:
     """The same state and controls: costs to rounding, states bit for bit."""

@@ -562,7 +562,7 @@ class HumanoidParams(NamedTuple):
     turn_weight: float = 2.0
     lead_time: float = 0.3
     cruise: float = 0.3
-    fall: float = 200.0
+    standing: float = 20.0
 
 
 def centre_of_mass(record: Any, mass: Any) -> float:
@@ -598,8 +598,8 @@ def humanoid_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) ->
 def humanoid_planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
     """The cost without what is faster than `cruise`, and without contact forces, which are dear to compute and cheap to
     pay for; leaning, sinking, turning away from ahead, and the distance of the capture point (where the mass will be in
-    `lead_time`, by what it moves otherwise than at `cruise`) from the middle of the feet, which come before a fall; and
-    the fall, whose price lies beyond the horizon."""
+    `lead_time`, by what it moves otherwise than at `cruise`) from the middle of the feet, which come before a fall;
+    against a bonus while the robot stands, so that where no plan avoids a fall, a later one is better."""
     vx = (after.subtree_com[0, 0] - before.subtree_com[0, 0]) / p.dt
     vy = (after.subtree_com[0, 1] - before.subtree_com[0, 1]) / p.dt
     x = after.subtree_com[0, 0] + p.lead_time * (vx - min(max(vx, 0.0), p.cruise))
@@ -610,9 +610,9 @@ def humanoid_planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidP
     turn = p.turn_weight * (1.0 - after.xmat[p.torso, 0])
     sink = p.sink_weight * max(0.0, p.stand_z - after.qpos[2])
     balance = p.balance_weight * min(math.sqrt(x * x + y * y), 1.0)
-    fallen = p.fall if humanoid_terminated(after, p) else 0.0
+    standing = 0.0 if humanoid_terminated(after, p) else p.standing
     walking = p.ctrl_cost_weight * squared(u) - p.forward_reward_weight * min(vx, p.cruise)
-    return walking + lean + turn + sink + balance + fallen
+    return walking + lean + turn + sink + balance - standing
 
 
 def humanoid() -> MujocoTask:
