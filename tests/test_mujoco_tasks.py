@@ -301,6 +301,7 @@ def test_humanoids_plans_never_gain_by_falling_sooner() -> None:
     """A step that stands is paid for however it leans; one that falls is not, and after it nothing is."""
     name, rng = "Humanoid-v5", np.random.default_rng(0)
     task, env = task_of(name), env_of(name)
+    assert task.planning_cost is not None
     recorded = recorder(task, env)
     for seed in range(5):
         env.reset(seed=seed)
