@@ -85,7 +85,7 @@ STUDIES = {
         bar=0.0,
         every=True,
     ),
-    "reacher": Study("Reacher-v5", 15_000, 3, {"particles": "5"}, episodes=20, bar=0.1),
+    "reacher": Study("Reacher-v5", 4_000, 3, {"particles": "5"}, episodes=20, bar=0.1),
     "pusher": Study("Pusher-v5", 22_000, 3, {"particles": "5"}, episodes=10, bar=0.1),
     "cheetah": Study("HalfCheetah-v5", 50_000, 2, {"particles": "5", "hidden": "200,200,200,200"}, episodes=1),
 }
