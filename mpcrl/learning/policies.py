@@ -114,10 +114,11 @@ class RBFPolicy:
     def random(
         cls, z: np.ndarray, nu: int, rng: np.random.Generator, *, count: int, lengthscale: np.ndarray, size: float = 0.1
     ) -> Self:
-        """A policy with its n centres among inputs z [N, nz], and small values there."""
-        centres = _centres(z, count, lengthscale, rng)
+        """A policy with its n centres among inputs z [N, nz], and values of the deviation `size`."""
+        rows = rng.choice(len(z), count, replace=len(z) < count)
+        jitter = 0.1 * lengthscale * rng.standard_normal((count, z.shape[1]))
         values = size * rng.standard_normal((nu, count))
-        return cls(centres=centres, values=values, lengthscale=np.tile(lengthscale, (nu, 1)))
+        return cls(centres=z[rows] + jitter, values=values, lengthscale=np.tile(lengthscale, (nu, 1)))
 
     @property
     def parameters(self) -> np.ndarray:
@@ -159,46 +160,16 @@ class RBFPolicy:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WeightedRBFPolicy:
-    """v_a = sum_i weights_a,i exp(-sum_d (z_d - centres_i,d)^2 / lengthscale_a,d^2 / 2).
+class WeightedRBFPolicy(RBFPolicy):
+    """v_a = sum_i values_a,i exp(-sum_d (z_d - centres_i,d)^2 / lengthscale_a,d^2 / 2).
 
     Its weights are searched over themselves, so that each basis function does its part alone and others may drop out.
-
-    Attributes
-    ----------
-    centres : ndarray [n, nz]
-    weights : ndarray [nu, n]
-    lengthscale : ndarray [nu, nz]
-        What is searched over is its logarithm.
     """
-
-    centres: np.ndarray
-    weights: np.ndarray
-    lengthscale: np.ndarray
-
-    @classmethod
-    def random(
-        cls, z: np.ndarray, nu: int, rng: np.random.Generator, *, count: int, lengthscale: np.ndarray, size: float = 0.1
-    ) -> Self:
-        """A policy with its n centres among inputs z [N, nz], and weights of this deviation."""
-        centres = _centres(z, count, lengthscale, rng)
-        weights = size * rng.standard_normal((nu, count))
-        return cls(centres=centres, weights=weights, lengthscale=np.tile(lengthscale, (nu, 1)))
-
-    @property
-    def parameters(self) -> np.ndarray:
-        """Centres, weights, logarithms of the length scales."""
-        return np.concatenate([self.centres.ravel(), self.weights.ravel(), np.log(self.lengthscale).ravel()])
-
-    def with_parameters(self, parameters: np.ndarray) -> Self:
-        """A network of the same size with these [n nz + nu n + nu nz]."""
-        centres, weights, logs = _split(parameters, self.centres, self.weights, self.lengthscale)
-        return type(self)(centres=centres, weights=weights, lengthscale=np.exp(np.clip(logs, -_WIDEST, _WIDEST)))
 
     def network(self) -> Network:
         """Itself."""
         nu, nz = self.lengthscale.shape
-        return Network(self.centres, self.lengthscale**-2.0, self.weights, np.zeros((nu, nz)), np.zeros(nu))
+        return Network(self.centres, self.lengthscale**-2.0, self.values, np.zeros((nu, nz)), np.zeros(nu))
 
     def pull(self, gradient: Network) -> np.ndarray:
         """Those of the network, with respect to the logarithms of the length scales."""
@@ -215,12 +186,12 @@ def controls(net: Network, z: np.ndarray, low: np.ndarray, high: np.ndarray) -> 
 
 def policy_files(policy: Policy) -> dict[str, bytes]:
     """JSON and safetensors that `policy_of_files` makes the policy of."""
-    kind = next(name for name, known in _KINDS.items() if isinstance(policy, known))
+    kind = next(name for name, known in _KINDS.items() if type(policy) is known)
     arrays = {name: getattr(policy, name) for name in _KINDS[kind].__dataclass_fields__}
     return {"policy.json": to_json({"kind": kind}), "policy.safetensors": to_safetensors(arrays)}
 
 
-def policy_of_files(files: Mapping[str, bytes]) -> LinearPolicy | RBFPolicy | WeightedRBFPolicy:
+def policy_of_files(files: Mapping[str, bytes]) -> LinearPolicy | RBFPolicy:
     """The policy that `policy_files` wrote.
 
     Raises
@@ -234,7 +205,7 @@ def policy_of_files(files: Mapping[str, bytes]) -> LinearPolicy | RBFPolicy | We
         raise DamagedExport(f"the files of a policy do not fit together: {error!r}") from error
 
 
-_KINDS: dict[str, type[LinearPolicy] | type[RBFPolicy] | type[WeightedRBFPolicy]] = {
+_KINDS: dict[str, type[LinearPolicy] | type[RBFPolicy]] = {
     "linear": LinearPolicy,
     "rbf": RBFPolicy,
     "weighted-rbf": WeightedRBFPolicy,
@@ -250,12 +221,6 @@ def squash_waves(low: np.ndarray, high: np.ndarray) -> Waves:
         np.full(2 * nu, -0.5 * np.pi),
         np.stack([9 / 8 * half, 1 / 8 * half], axis=1).ravel(),
     )
-
-
-def _centres(z: np.ndarray, count: int, lengthscale: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Some of inputs z [N, nz], a little moved."""
-    rows = rng.choice(len(z), count, replace=len(z) < count)
-    return z[rows] + 0.1 * lengthscale * rng.standard_normal((count, z.shape[1]))
 
 
 def _split(vector: np.ndarray, *like: np.ndarray) -> list[np.ndarray]:
