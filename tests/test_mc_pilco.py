@@ -181,6 +181,8 @@ def test_processes_of_integrals_are_those_of_their_speeds() -> None:
     np.testing.assert_allclose(all_.mean[:, KNOWN], one.mean, atol=1e-12)
     np.testing.assert_allclose(all_.mean[:, 0], DT * states[:, 2] + DT / 2 * one.mean[:, 1], atol=1e-12)
     np.testing.assert_allclose(all_.variance[:, 0], (DT / 2) ** 2 * one.variance[:, 1], atol=1e-15)
+    itself = integrated(process, dataclasses.replace(features, absolute=(2,)), INTEGRALS, DT).predict(inputs)
+    np.testing.assert_allclose(itself.mean[:, 0], DT / 2 * (states[:, 2] + one.mean[:, 1]), atol=1e-12)
     again = outputs_of(whole, KNOWN)
     np.testing.assert_array_equal(again.targets, process.targets)
 
@@ -241,6 +243,10 @@ def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path: Path) -> Non
     assert calibrated is not None and len(whole.curve) == 3
     with pytest.raises(InvalidInput, match="other settings"):
         train("mc-pilco", agent_of(integrate=False), steps=36, folder=tmp_path / "parts")
+    other = agent_of()
+    slow = dataclasses.replace(other.task, speeds={"position": "velocity"})
+    with pytest.raises(InvalidInput, match="other settings"):
+        MCPILCO(slow, config=other.config).load(next((tmp_path / "parts").rglob("agent")).parent)
 
 
 def test_trials_are_told_beside_what_was_predicted() -> None:
