@@ -18,7 +18,15 @@ from mpcrl.experiments.training import train
 from mpcrl.experiments.worlds import world_of
 from mpcrl.kernels.cascade import Cascade
 from mpcrl.learning.gaussian_process import fit
-from mpcrl.learning.particle_search import Noise, Particles, ParticleSearchConfig, cascade_of, search, whole_tiles
+from mpcrl.learning.particle_search import (
+    Clip,
+    Noise,
+    Particles,
+    ParticleSearchConfig,
+    cascade_of,
+    search,
+    whole_tiles,
+)
 from mpcrl.learning.policies import WeightedRBFPolicy, controls, policy_files, policy_of_files
 from mpcrl.learning.policy_search import policy_inputs
 from mpcrl.models.speed_integration import Integrals, integrated, outputs_of, predicted, sight
@@ -116,8 +124,18 @@ def test_what_leaves_all_bounds_costs_infinitely() -> None:
     made = cascade()
     wild = made._replace(model=made.model._replace(slope=1e200 * np.ones_like(made.model.slope)))
     cloud = particles()
-    cost, gradient = Particles(wild, cloud.starts, cloud.noise).cost_and_gradient(policy())
+    beyond = Particles(wild, cloud.starts, cloud.noise)
+    cost, gradient = beyond.cost_and_gradient(policy())
     assert cost == np.inf and not gradient.any()
+    assert beyond.rolled(policy())[1] == np.inf  # not NaN, which is below every bar
+
+
+def test_a_flat_beginning_does_not_hold_a_gradient_down_for_ever() -> None:
+    clip = Clip()
+    clip.saw(np.zeros(16))
+    assert clip.most == np.inf
+    clip.saw(np.ones(16))
+    assert clip.most == 3
 
 
 def test_a_search_goes_down_and_begins_anew_the_same() -> None:
@@ -139,6 +157,8 @@ def test_a_search_goes_down_and_begins_anew_the_same() -> None:
     for wrong in ({"particles": 0}, {"dropout": 1.0}, {"rate": 0.0}):
         with pytest.raises(InvalidInput, match=next(iter(wrong))):
             ParticleSearchConfig(**wrong)
+    with pytest.raises(InvalidInput, match="at most the rate"):  # no step would be taken
+        ParticleSearchConfig(rate=0.001)
 
 
 def test_other_kernels_are_refused() -> None:
@@ -161,6 +181,8 @@ def test_processes_of_integrals_are_those_of_their_speeds() -> None:
     np.testing.assert_allclose(all_.mean[:, KNOWN], one.mean, atol=1e-12)
     np.testing.assert_allclose(all_.mean[:, 0], DT * states[:, 2] + DT / 2 * one.mean[:, 1], atol=1e-12)
     np.testing.assert_allclose(all_.variance[:, 0], (DT / 2) ** 2 * one.variance[:, 1], atol=1e-15)
+    itself = integrated(process, dataclasses.replace(features, absolute=(2,)), INTEGRALS, DT).predict(inputs)
+    np.testing.assert_allclose(itself.mean[:, 0], DT / 2 * (states[:, 2] + one.mean[:, 1]), atol=1e-12)
     again = outputs_of(whole, KNOWN)
     np.testing.assert_array_equal(again.targets, process.targets)
 
@@ -200,6 +222,9 @@ def test_speeds_are_those_of_tasks() -> None:
     wrong = dataclasses.replace(make_task("cartpole-pilco"), speeds={"angle": "rat"})
     with pytest.raises(InvalidInput, match="'rat', but the state has position"):
         MCPILCO(wrong)
+    for chain in ({"position": "velocity", "velocity": "rate"}, {"velocity": "velocity"}):
+        with pytest.raises(InvalidInput, match="'velocity' cannot be the speed of"):
+            MCPILCO(dataclasses.replace(wrong, speeds=chain))
 
 
 # Trials, files, the command.
@@ -218,6 +243,10 @@ def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path: Path) -> Non
     assert calibrated is not None and len(whole.curve) == 3
     with pytest.raises(InvalidInput, match="other settings"):
         train("mc-pilco", agent_of(integrate=False), steps=36, folder=tmp_path / "parts")
+    other = agent_of()
+    slow = dataclasses.replace(other.task, speeds={"position": "velocity"})
+    with pytest.raises(InvalidInput, match="other settings"):
+        MCPILCO(slow, config=other.config).load(next((tmp_path / "parts").rglob("agent")).parent)
 
 
 def test_trials_are_told_beside_what_was_predicted() -> None:

@@ -20,13 +20,14 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mpcrl.agents.agent import FITTED
 from mpcrl.agents.policy_agent import PolicyAgent, Said
 from mpcrl.core.checks import positive_integer, positive_number
+from mpcrl.core.configuration import configuration
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels.cascade import Cascade
 from mpcrl.learning.calibration import Predictor
@@ -139,6 +140,10 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
         super().__init__(task, config or MCPILCOConfig(), seed, threads)
         self.integrals = speeds_of(task, self.features) if self.config.integrate else ()
         self._cascade: Cascade | None = None
+
+    def setup(self) -> dict[str, Any]:
+        """Also which numbers are integrals: the processes of a checkpoint are read by that."""
+        return super().setup() | {"integrals": configuration(self.integrals)}
 
     def _learned(self, rows: Transitions, on_evaluation: Callable[[SearchProgress], None]) -> Found:
         threads = ThreadBudget.of(self.threads).count

@@ -67,6 +67,11 @@ class ParticleSearchConfig:
             positive_number(name, getattr(self, name))
         if not 0 <= self.dropout < 1:
             raise InvalidInput(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        if self.least_rate > self.rate:
+            raise InvalidInput(
+                f"least_rate, below which a search ends, must be at most the rate {self.rate!r} that it begins with, "
+                f"got {self.least_rate!r}; give a lower least_rate"
+            )
 
 
 class Noise(NamedTuple):
@@ -201,14 +206,14 @@ class Clip:
     """
 
     def __init__(self) -> None:
-        self.most, self._usual = math.inf, math.nan
+        self.most, self._usual = math.inf, 0.0
 
     def saw(self, sizes: np.ndarray) -> None:
         """Learn what is usual from the sizes [M] of all particles' parts."""
         middle = float(np.median(sizes))
-        usual = middle if math.isnan(self._usual) else self._usual
+        usual = self._usual or middle  # which are 0 where costs are flat in float64: nothing is known of it then
         self._usual = usual + _USUAL * (min(middle, _CLIP * usual) - usual)
-        self.most = _CLIP * self._usual
+        self.most = _CLIP * self._usual or math.inf
 
 
 class Particles:
@@ -231,7 +236,10 @@ class Particles:
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def rolled(self, policy: Policy, controls: np.ndarray | None = None) -> tuple[np.ndarray, float]:
-        """States [H + 1, nx, M], and their mean cost, under a policy or controls [H, nu] in its place."""
+        """States [H + 1, nx, M], and their mean cost, under a policy or controls [H, nu] in its place.
+
+        Infinite where particles leave what numbers hold, so that no such policy is chosen.
+        """
         states, cost, *_ = self._rolled(policy.network(), None, 1.0, controls)
         return states, cost
 
@@ -306,7 +314,8 @@ class Particles:
             )
 
         list((self._pool.map if self._pool else map)(part, itertools.pairwise(self._tiles)))
-        return states, float(totals.sum()) / self._count, sums, sizes
+        cost = float(totals.sum()) / self._count
+        return states, cost if math.isfinite(cost) else math.inf, sums, sizes
 
 
 def search(

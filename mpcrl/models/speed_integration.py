@@ -50,7 +50,8 @@ def integrated(process: GaussianProcess, features: Features, integrals: Integral
     factor, moved = np.ones(features.nx), np.zeros((features.nx, features.size))
     for number, speed in integrals:
         factor[number] = 0.5 * dt
-        moved[number, features.plain.index(speed)] = dt
+        # q' = q + dt v + dt dv / 2, or q + dt v / 2 + dt v' / 2 where v' itself is predicted
+        moved[number, features.plain.index(speed)] = 0.5 * dt if speed in features.absolute else dt
     root = np.sqrt(factor)  # of the polynomial's square
     return dataclasses.replace(
         whole,

@@ -153,9 +153,23 @@ def goal_of(task: Task, features: Features) -> Goal:
 
 def speeds_of(task: Task, features: Features) -> tuple[tuple[int, int], ...]:
     """Pairs of a number of the state and the one that is its rate of change, as the task declares them or its joints
-    say; none whose rate the dynamics do not see."""
-    pairs = [(features.names.index(name), features.names.index(rate)) for name, rate in _rates(task)]
-    return tuple(sorted(pair for pair in pairs if pair[1] in features.plain))
+    say; none whose rate the dynamics do not see.
+
+    Raises
+    ------
+    InvalidInput
+        Names are none of the state's, or a speed has a speed itself.
+    """
+    named = [(features.names.index(name), features.names.index(rate)) for name, rate in _rates(task)]
+    pairs = dict(sorted(pair for pair in named if pair[1] in features.plain))
+    for number, rate in pairs.items():
+        if rate in pairs:
+            raise InvalidInput(
+                f"task {task.name!r}: {features.names[rate]!r} cannot be the speed of {features.names[number]!r} and "
+                f"have the speed {features.names[pairs[rate]]!r}, for speeds are learned and only what they change is "
+                f"an integral; leave one of the two out of the task's speeds"
+            )
+    return tuple(pairs.items())
 
 
 def _rates(task: Task) -> list[tuple[str, str]]:

@@ -44,7 +44,7 @@ class Task:
         Of the state's numbers by name: which other number is the rate of change of one, as {"angle": "rate"}. MuJoCo's
         joints that slide or turn need none.
     goal : Goal, optional
-        What methods minimise that carry a normal belief about the state: they need a cost of known expectation.
+        What methods for few data minimise: those that carry a normal belief need a cost of known expectation.
     """
 
     name: str
