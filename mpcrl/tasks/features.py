@@ -160,7 +160,7 @@ def speeds_of(task: Task, features: Features) -> tuple[tuple[int, int], ...]:
     InvalidInput
         Names are none of the state's, or a speed has a speed itself.
     """
-    named = [(features.names.index(name), features.names.index(rate)) for name, rate in _rates(task)]
+    named = [(features.names.index(name), features.names.index(rate)) for name, rate in _rates(task, features)]
     pairs = dict(sorted(pair for pair in named if pair[1] in features.plain))
     for number, rate in pairs.items():
         if rate in pairs:
@@ -172,10 +172,10 @@ def speeds_of(task: Task, features: Features) -> tuple[tuple[int, int], ...]:
     return tuple(pairs.items())
 
 
-def _rates(task: Task) -> list[tuple[str, str]]:
+def _rates(task: Task, features: Features) -> list[tuple[str, str]]:
     """Names of numbers and of their rates."""
     if not isinstance(task, MujocoTask):
-        known = getattr(task, "state_names", ())
+        known = features.names
         wrong = [name for pair in task.speeds.items() for name in pair if name not in known]
         if wrong:
             raise InvalidInput(
