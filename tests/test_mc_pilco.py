@@ -219,6 +219,8 @@ def test_speeds_are_those_of_tasks() -> None:
     features = features_of(pendulum)
     named = [(features.names[a], features.names[b]) for a, b in speeds_of(pendulum, features)]
     assert named == [("qpos[0]", "qvel[0]"), ("qpos[1]", "qvel[1]")]
+    with pytest.raises(InvalidInput, match="'speed', but the state has qpos"):  # not ignored where joints say it
+        speeds_of(dataclasses.replace(pendulum, speeds={"qpos[0]": "speed"}), features)
     wrong = dataclasses.replace(make_task("cartpole-pilco"), speeds={"angle": "rat"})
     with pytest.raises(InvalidInput, match="'rat', but the state has position"):
         MCPILCO(wrong)

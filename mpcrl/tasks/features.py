@@ -160,7 +160,7 @@ def speeds_of(task: Task, features: Features) -> tuple[tuple[int, int], ...]:
     InvalidInput
         Names are none of the state's, or a speed has a speed itself.
     """
-    named = [(features.names.index(name), features.names.index(rate)) for name, rate in _rates(task, features)]
+    named = [(features.names.index(name), features.names.index(rate)) for name, rate in _rates(task, features).items()]
     pairs = dict(sorted(pair for pair in named if pair[1] in features.plain))
     for number, rate in pairs.items():
         if rate in pairs:
@@ -172,16 +172,15 @@ def speeds_of(task: Task, features: Features) -> tuple[tuple[int, int], ...]:
     return tuple(pairs.items())
 
 
-def _rates(task: Task, features: Features) -> list[tuple[str, str]]:
-    """Names of numbers and of their rates."""
+def _rates(task: Task, features: Features) -> dict[str, str]:
+    """Names of numbers and of their rates: of joints that slide or turn, and as the task declares them."""
+    wrong = [name for pair in task.speeds.items() for name in pair if name not in features.names]
+    if wrong:
+        raise InvalidInput(
+            f"task {task.name!r}: speeds speak of {wrong[0]!r}, but the state has {', '.join(features.names)}"
+        )
     if not isinstance(task, MujocoTask):
-        known = features.names
-        wrong = [name for pair in task.speeds.items() for name in pair if name not in known]
-        if wrong:
-            raise InvalidInput(
-                f"task {task.name!r}: speeds speak of {wrong[0]!r}, but the state has {', '.join(known)}"
-            )
-        return list(task.speeds.items())
+        return dict(task.speeds)
     import mujoco
 
     env = task.make_env()
@@ -190,7 +189,7 @@ def _rates(task: Task, features: Features) -> list[tuple[str, str]]:
         model = task.mj_model(env)
         simple = {int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)}
         joints = [j for j in range(model.njnt) if int(model.jnt_type[j]) in simple]
-        return [(f"qpos[{model.jnt_qposadr[j]}]", f"qvel[{model.jnt_dofadr[j]}]") for j in joints]
+        return {f"qpos[{model.jnt_qposadr[j]}]": f"qvel[{model.jnt_dofadr[j]}]" for j in joints} | dict(task.speeds)
     finally:
         env.close()
 
