@@ -17,8 +17,7 @@ of particles is common to all evaluations of a search.
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -41,7 +40,7 @@ from mpcrl.learning.particle_search import (
     search,
     seen_states,
 )
-from mpcrl.learning.policies import WeightedRBFPolicy
+from mpcrl.learning.policies import Policy, WeightedRBFPolicy
 from mpcrl.learning.policy_search import Found, SearchProgress, policy_inputs
 from mpcrl.learning.replay import Transitions
 from mpcrl.models.gaussian_process import GaussianProcess
@@ -132,7 +131,6 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
     """
 
     head: ClassVar = {"format": "mpcrl-mc-pilco", "version": 1}
-    resets: ClassVar = 500
 
     def __init__(
         self, task: Task, *, config: MCPILCOConfig | None = None, seed: int = 0, threads: int | None = None
@@ -155,21 +153,24 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
             process = dataclasses.replace(process, inputs=inputs[kept], targets=targets[kept])
         self._use(integrated(process, self.features, self.integrals, self.task.dt))
         rng = self._rng(2)
-        searched = functools.partial(
-            search,
-            self._known(self._cascade),
-            starts=self._known(self._starts),
-            horizon=self.horizon,
-            config=self.config.search,
-            rng=rng,
-            threads=threads,
-            on_evaluation=on_evaluation,
-        )
-        found = searched(self._policy) if isinstance(self._policy, WeightedRBFPolicy) else None
-        if found is None or found.cost > self.config.enough * self.horizon:
-            others = [searched(self._random_policy(rows.states, rng)) for _ in range(self.config.restarts)]
-            found = min([found, *others] if found else others, key=lambda one: one.cost)
-        return found
+
+        def searched(policies: Iterable[Policy]) -> Found:
+            found = (
+                search(
+                    self._known(self._cascade),
+                    policy,
+                    starts=self._known(self._starts),
+                    horizon=self.horizon,
+                    config=self.config.search,
+                    rng=rng,
+                    threads=threads,
+                    on_evaluation=on_evaluation,
+                )
+                for policy in policies
+            )
+            return min(found, key=lambda one: one.cost)
+
+        return self._best(searched, rows.states, rng)
 
     def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> WeightedRBFPolicy:
         """Centres like what was seen, but at angles all round: random controls hardly come near where to hold."""
@@ -187,7 +188,6 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
         self._model = model
         process = outputs_of(model, predicted(self.features, self.integrals))
         rows = self._replay.transitions().take(slice(-self.config.points, None))
-        about = process, self.features, self.integrals, self.task.dt
         self._cascade = cascade_of(
             process,
             self.features,
@@ -196,7 +196,7 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
             self.task.control_high,
             integrals=self.integrals,
             dt=self.task.dt,
-            sight=sight(*about, rows.states, rows.next_states),
+            sight=sight(process, self.features, self.integrals, self.task.dt, rows.states, rows.next_states),
         )
 
     def _said(self, starts: np.ndarray, horizon: int) -> Said:

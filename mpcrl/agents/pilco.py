@@ -15,8 +15,7 @@ whose expectation is known; the belief about the first state is that of the task
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -111,7 +110,6 @@ class PILCO(PolicyAgent[PILCOConfig]):
     """
 
     head: ClassVar = {"format": "mpcrl-pilco", "version": 1}
-    resets: ClassVar = 500
 
     def __init__(
         self, task: Task, *, config: PILCOConfig | None = None, seed: int = 0, threads: int | None = None
@@ -125,22 +123,22 @@ class PILCO(PolicyAgent[PILCOConfig]):
         targets = self.features.targets(rows.states, rows.next_states)
         self._use(fit(inputs, targets, FITTED, seed=self.seed, threads=threads))
         mean, cov = _normal(self._known(self._starts))
-        searched = functools.partial(
-            search,
-            self._known(self._chain),
-            mean=mean,
-            cov=cov,
-            horizon=self.horizon,
-            evaluations=self.config.evaluations,
-            threads=threads,
-            on_evaluation=on_evaluation,
+
+        def searched(starts: Iterable[Policy]) -> Found:
+            return search(
+                self._known(self._chain),
+                list(starts),
+                mean=mean,
+                cov=cov,
+                horizon=self.horizon,
+                evaluations=self.config.evaluations,
+                threads=threads,
+                on_evaluation=on_evaluation,
+            )
+
+        return self._best(
+            searched, rows.states, np.random.default_rng(np.random.SeedSequence((self.seed, self.trials, 2)))
         )
-        found = None if self._policy is None else searched([self._policy])
-        if found is None or found.cost > self.config.enough * self.horizon:
-            rng = np.random.default_rng(np.random.SeedSequence((self.seed, self.trials, 2)))
-            other = searched([self._random_policy(rows.states, rng) for _ in range(self.config.restarts)])
-            found = other if found is None or other.cost < found.cost else found
-        return found
 
     def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> Policy:
         z, scale = self._scales(states)

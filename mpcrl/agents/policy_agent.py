@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -40,7 +40,7 @@ from mpcrl.models.gaussian_process import HEAD, GaussianProcess
 from mpcrl.tasks.features import features_of, goal_of
 from mpcrl.tasks.task import Task
 
-_RESET = 2_000_000  # episodes that end with their reset: the belief about the first state is made of them
+_RESET, _RESETS = 2_000_000, 500  # episodes that end with their reset: the belief about the first state is made of them
 _CAPACITY = 100_000  # transitions that are stored
 
 
@@ -56,7 +56,12 @@ class PolicyConfig(Protocol):
     trial_steps : int or None
         Control steps of a trial; as many as the horizon, if None.
     points : int
-        Transitions that the processes are conditioned on at most, the last ones.
+        Transitions that processes are fitted to at most, the last ones.
+    restarts : int
+        Random policies that the first search begins from, and others that from the policy before find none that is
+        `enough`.
+    enough : float
+        Expected cost of a good policy, over the most that there can be.
     """
 
     @property
@@ -67,6 +72,10 @@ class PolicyConfig(Protocol):
     def trial_steps(self) -> int | None: ...
     @property
     def points(self) -> int: ...
+    @property
+    def restarts(self) -> int: ...
+    @property
+    def enough(self) -> float: ...
 
 
 class Said(NamedTuple):
@@ -114,8 +123,6 @@ class PolicyAgent(ABC, Generic[Config]):
 
     head: ClassVar[Mapping[str, Any]]
     """Of its checkpoints; see `read_bundle`."""
-    resets: ClassVar[int]
-    """How many tell about the first state."""
 
     def __init__(self, task: Task, config: Config, seed: int, threads: int | None) -> None:
         self.task, self.config, self.seed, self.threads = task, config, seed, threads
@@ -140,7 +147,7 @@ class PolicyAgent(ABC, Generic[Config]):
     ) -> Trial:
         """One trial in `world`, and the learning after it."""
         if self._starts is None:
-            keys = (episode_key(self.seed, _RESET + number) for number in range(self.resets))
+            keys = (episode_key(self.seed, _RESET + number) for number in range(_RESETS))
             self._starts = np.array([world.reset(key) for key in keys])
         states, total = self._episode(world, on_step)
         said = None if self._policy is None else self._said(self._starts, self.horizon)
@@ -190,6 +197,20 @@ class PolicyAgent(ABC, Generic[Config]):
     @abstractmethod
     def _learned(self, rows: Transitions, on_evaluation: Callable[[SearchProgress], None]) -> Found:
         """Processes of transitions, and the policy that is best under them."""
+
+    def _best(
+        self, searched: Callable[[Iterable[Policy]], Found], states: np.ndarray, rng: np.random.Generator
+    ) -> Found:
+        """What a search finds from the policy before; where that is poor, or there is none, from random ones too."""
+        found = None if self._policy is None else searched([self._policy])
+        if found is None or found.cost > self.config.enough * self.horizon:
+            other = searched(self._random_policy(states, rng) for _ in range(self.config.restarts))
+            found = other if found is None or other.cost < found.cost else found
+        return found
+
+    @abstractmethod
+    def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> Policy:
+        """One to begin from, made for states [N, nx] like those that were seen."""
 
     @abstractmethod
     def _use(self, model: GaussianProcess) -> None:

@@ -20,7 +20,7 @@ from mpcrl.core.checks import positive_integer, positive_number
 from mpcrl.core.errors import InvalidInput
 from mpcrl.kernels.cascade import ROWS, WIDTH, Bells, Cascade, Rule, Sampled, roll
 from mpcrl.kernels.moments import Network
-from mpcrl.learning.policies import Policy, WeightedRBFPolicy
+from mpcrl.learning.policies import Policy
 from mpcrl.learning.policy_search import Found, SearchProgress, loop_of
 from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.models.gp_functions import lower_panels
@@ -320,7 +320,7 @@ class Particles:
 
 def search(
     cascade: Cascade,
-    start: WeightedRBFPolicy,
+    start: Policy,
     *,
     starts: np.ndarray,
     horizon: int,
@@ -334,9 +334,10 @@ def search(
     Parameters
     ----------
     cascade : Cascade
-    start : WeightedRBFPolicy
+    start : Policy
+        Of bells alone, without a line.
     starts : ndarray [N, nx]
-        First states, of which particles get as many as they are.
+        First states, one of which is drawn for each particle.
     horizon : int
     rng : Generator
         Of first states, of noise, which is common to all evaluations, and of dropout, which is not.
@@ -345,13 +346,13 @@ def search(
     """
     began = time.perf_counter()
     first = first_states(starts, config.particles, rng)
-    count = first.shape[1]
+    count, basis = first.shape[1], len(start.network().centres)
     particles = Particles(cascade, first, Noise.drawn(cascade, horizon, count, rng), threads)
     best = parameters = start.parameters
     moments, taken, waited, evaluation = np.zeros((2, parameters.size)), 0, 0, 0
     clip, rate, dropout, least = Clip(), config.rate, config.dropout, math.inf
     while evaluation < config.evaluations and rate >= config.least_rate:
-        keep = (rng.random((horizon, len(start.centres), count), np.float32) >= dropout).view(np.uint8)
+        keep = (rng.random((horizon, basis, count), np.float32) >= dropout).view(np.uint8)
         policy = start.with_parameters(parameters)
         cost, gradient = particles.cost_and_gradient(policy, keep, 1 / (1 - dropout), clip)
         evaluation, taken, waited = evaluation + 1, taken + 1, waited + 1

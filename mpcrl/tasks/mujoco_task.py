@@ -194,7 +194,7 @@ def simulation(env: Any) -> tuple[Any, Any]:
 
 
 def model_bytes(model: Any) -> bytes:
-    """All numbers of an MjModel: two that simulate the same have the same."""
+    """All numbers of an MjModel, to tell two apart by."""
     import mujoco
 
     buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
