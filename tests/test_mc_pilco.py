@@ -19,7 +19,6 @@ from mpcrl.experiments.worlds import world_of
 from mpcrl.kernels.cascade import Cascade
 from mpcrl.learning.gaussian_process import fit
 from mpcrl.learning.particle_search import (
-    Clip,
     Noise,
     Particles,
     ParticleSearchConfig,
@@ -102,6 +101,24 @@ def test_the_gradient_of_the_mean_cost() -> None:
     assert worst < 1e-7 * np.abs(gradient).max()
 
 
+def test_a_gradient_fades_with_the_steps_between_a_control_and_its_cost() -> None:
+    """With a factor f it is sum_k f^k g_k; g_0 is that of single steps, from the states that all of them come to."""
+    cloud, start = particles(horizon=3), policy()
+
+    def faded(fade: float) -> np.ndarray:
+        return cloud.cost_and_gradient(start, fade=fade)[1]
+
+    none, exact, (states, _) = faded(0.0), faded(1.0), cloud.rolled(start)
+    single = np.zeros_like(exact)
+    for t in range(3):
+        noise = Noise(cloud.noise.normals[t : t + 1], cloud.noise.sights[t : t + 1])
+        single += Particles(cloud.cascade, states[t], noise).cost_and_gradient(start)[1]
+    np.testing.assert_allclose(none, single, rtol=1e-9, atol=1e-12)
+    half, whole = faded(0.5) - none, exact - none
+    second = 2 * (whole - 2 * half)
+    np.testing.assert_allclose(faded(0.25) - none, (whole - second) / 4 + second / 16, rtol=1e-9, atol=1e-12)
+
+
 def test_threads_and_whole_tiles_change_nothing() -> None:
     start, count = policy(), whole_tiles(40)
     cost, gradient = particles(count).cost_and_gradient(start)
@@ -130,14 +147,6 @@ def test_what_leaves_all_bounds_costs_infinitely() -> None:
     assert beyond.rolled(policy())[1] == np.inf  # not NaN, which is below every bar
 
 
-def test_a_flat_beginning_does_not_hold_a_gradient_down_for_ever() -> None:
-    clip = Clip()
-    clip.saw(np.zeros(16))
-    assert clip.most == np.inf
-    clip.saw(np.ones(16))
-    assert clip.most == 3
-
-
 def test_a_search_goes_down_and_begins_anew_the_same() -> None:
     starts = 0.1 * np.random.default_rng(0).normal(size=(30, 4))
     settings = ParticleSearchConfig(particles=32, evaluations=60, rate=0.05)
@@ -154,11 +163,9 @@ def test_a_search_goes_down_and_begins_anew_the_same() -> None:
     np.testing.assert_array_equal(found(2).policy.parameters, first.policy.parameters)
     same = policy_of_files(policy_files(first.policy))
     np.testing.assert_array_equal(same.parameters, first.policy.parameters)
-    for wrong in ({"particles": 0}, {"dropout": 1.0}, {"rate": 0.0}):
+    for wrong in ({"particles": 0}, {"dropout": 1.0}, {"rate": 0.0}, {"fade": 1.1}, {"fade": np.nan}):
         with pytest.raises(InvalidInput, match=next(iter(wrong))):
             ParticleSearchConfig(**wrong)
-    with pytest.raises(InvalidInput, match="at most the rate"):  # no step would be taken
-        ParticleSearchConfig(rate=0.001)
 
 
 def test_other_kernels_are_refused() -> None:

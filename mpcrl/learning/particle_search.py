@@ -28,50 +28,41 @@ from mpcrl.models.speed_integration import Integrals, predicted
 from mpcrl.tasks.features import Features
 from mpcrl.tasks.goal import Goal
 
-_CLIP = 3.0
-"""How far above its usual size a particle's part of the gradient may be."""
-_USUAL = 0.05
-"""Share of what is new in the running mean of that size."""
 _DECAYS, _SMALL = (0.9, 0.999), 1e-8  # of Adam
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParticleSearchConfig:
-    """Settings of a search; the paper's, but for half its particles, fewer steps, and when dropout is reduced.
+    """Settings of a search; the paper's, but for half its particles, a tenth of its steps, and `fade`.
 
     Attributes
     ----------
     particles : int
     evaluations : int
-        Steps of Adam, at most.
-    rate, least_rate : float
-        Of learning, at first; and below which the search ends.
+        Steps of Adam. The rate and the dropout fall linearly to 0 over them.
+    rate : float
+        Of learning, at first.
     dropout : float
         Share of basis functions that do not count, at first, for each particle and step anew.
-    patience : int
-        Steps without a lower cost after which the search goes back to where that was, at half the rate, and with less
-        dropout by half of its first value.
+    fade : float
+        What the cost of a step counts in the gradient by the state before it, per step in between: 1 for an exact
+        gradient, below it for systems that are unstable or chaotic; see `mpcrl.kernels.cascade`.
     """
 
     particles: int = 200
-    evaluations: int = 1500
+    evaluations: int = 400
     rate: float = 0.01
-    least_rate: float = 0.0025
     dropout: float = 0.25
-    patience: int = 100
+    fade: float = 0.9
 
     def __post_init__(self) -> None:
-        for name in ("particles", "evaluations", "patience"):
+        for name in ("particles", "evaluations"):
             positive_integer(name, getattr(self, name))
-        for name in ("rate", "least_rate"):
-            positive_number(name, getattr(self, name))
+        positive_number("rate", self.rate)
         if not 0 <= self.dropout < 1:
             raise InvalidInput(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
-        if self.least_rate > self.rate:
-            raise InvalidInput(
-                f"least_rate, below which a search ends, must be at most the rate {self.rate!r} that it begins with, "
-                f"got {self.least_rate!r}; give a lower least_rate"
-            )
+        if not 0 <= self.fade <= 1:
+            raise InvalidInput(f"fade must be between 0 and 1, got {self.fade!r}")
 
 
 class Noise(NamedTuple):
@@ -193,29 +184,6 @@ def cascade_of(
     )
 
 
-class Clip:
-    """Bounds what single particles add to a gradient.
-
-    Through an unstable system derivatives grow from step to step, and one particle's can be a million times those of
-    all others, which Adam would take a thousand steps to forget.
-
-    Attributes
-    ----------
-    most : float
-        What a particle may add.
-    """
-
-    def __init__(self) -> None:
-        self.most, self._usual = math.inf, 0.0
-
-    def saw(self, sizes: np.ndarray) -> None:
-        """Learn what is usual from the sizes [M] of all particles' parts."""
-        middle = float(np.median(sizes))
-        usual = self._usual or middle  # which are 0 where costs are flat in float64: nothing is known of it then
-        self._usual = usual + _USUAL * (min(middle, _CLIP * usual) - usual)
-        self.most = _CLIP * self._usual or math.inf
-
-
 class Particles:
     """Particles under policies of bells, of which all but the policy stays as it is.
 
@@ -240,11 +208,11 @@ class Particles:
 
         Infinite where particles leave what numbers hold, so that no such policy is chosen.
         """
-        states, cost, *_ = self._rolled(policy.network(), None, 1.0, controls)
+        states, cost, _ = self._rolled(policy.network(), None, 1.0, controls)
         return states, cost
 
     def cost_and_gradient(
-        self, policy: Policy, keep: np.ndarray | None = None, factor: float = 1.0, clip: Clip | None = None
+        self, policy: Policy, keep: np.ndarray | None = None, factor: float = 1.0, *, fade: float = 1.0
     ) -> tuple[float, np.ndarray]:
         """The mean over particles of the cost of all steps, and its derivatives by the policy's parameters [P].
 
@@ -255,15 +223,13 @@ class Particles:
         policy : Policy
         keep : ndarray [H, n, M] uint8, optional
             1 where a basis function counts, by `factor`.
-        clip : Clip, optional
-            Holds single particles' parts of the gradient within bounds.
+        fade : float
+            See `ParticleSearchConfig`.
         """
         net = policy.network()
-        _, cost, sums, sizes = self._rolled(net, keep, factor, None, most=math.inf if clip is None else clip.most)
+        _, cost, sums = self._rolled(net, keep, factor, None, fade=fade)
         if not (np.isfinite(cost) and np.isfinite(sums).all()):
             return np.inf, np.zeros_like(policy.parameters)
-        if clip is not None:
-            clip.saw(sizes)
         sums = sums.sum(axis=0) / self._count
         nz = net.centres.shape[1]
         # sums of d cost / d weight, and of that times (z - c) and (z - c)^2
@@ -282,9 +248,9 @@ class Particles:
         factor: float,
         controls: np.ndarray | None,
         *,
-        most: float | None = None,
-    ) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
-        """States, mean cost, and where `most` is given the sums and sizes of the gradient; see `roll`."""
+        fade: float | None = None,
+    ) -> tuple[np.ndarray, float, np.ndarray]:
+        """States, mean cost, and where `fade` is given the sums of the gradient; see `roll`."""
         tiles, (nu, basis) = self._count // WIDTH, net.weights.shape
         states = np.empty((self._horizon + 1, *self.starts.shape))
         states[0] = self.starts
@@ -292,8 +258,7 @@ class Particles:
         given = np.zeros((0, nu)) if controls is None else np.ascontiguousarray(controls, np.float64)
         if keep is None:
             keep = np.ones((self._horizon, basis, self._count), np.uint8)
-        gradient = most is not None
-        totals, sizes = np.empty(tiles), np.empty(self._count)
+        gradient, totals = fade is not None, np.empty(tiles)
         sums = np.zeros((tiles if gradient else 0, nu, basis, 1 + 2 * net.centres.shape[1]))
 
         def part(share: tuple[int, int]) -> None:
@@ -309,13 +274,12 @@ class Particles:
                 totals,
                 gradient,
                 sums,
-                sizes,
-                most or 0.0,
+                fade or 0.0,
             )
 
         list((self._pool.map if self._pool else map)(part, itertools.pairwise(self._tiles)))
         cost = float(totals.sum()) / self._count
-        return states, cost if math.isfinite(cost) else math.inf, sums, sizes
+        return states, cost if math.isfinite(cost) else math.inf, sums
 
 
 def search(
@@ -329,7 +293,7 @@ def search(
     threads: int = 1,
     on_evaluation: Callable[[SearchProgress], None] = lambda progress: None,
 ) -> Found:
-    """Where Adam comes to from a policy.
+    """Where Adam comes to from a policy; the policy itself if that is no better.
 
     Parameters
     ----------
@@ -348,26 +312,22 @@ def search(
     first = first_states(starts, config.particles, rng)
     count, basis = first.shape[1], len(start.network().centres)
     particles = Particles(cascade, first, Noise.drawn(cascade, horizon, count, rng), threads)
-    best = parameters = start.parameters
-    moments, taken, waited, evaluation = np.zeros((2, parameters.size)), 0, 0, 0
-    clip, rate, dropout, least = Clip(), config.rate, config.dropout, math.inf
-    while evaluation < config.evaluations and rate >= config.least_rate:
+    parameters = start.parameters
+    mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
+    least = math.inf
+    for step in range(1, config.evaluations + 1):
+        left = 1 - (step - 1) / config.evaluations
+        dropout = config.dropout * left
         keep = (rng.random((horizon, basis, count), np.float32) >= dropout).view(np.uint8)
         policy = start.with_parameters(parameters)
-        cost, gradient = particles.cost_and_gradient(policy, keep, 1 / (1 - dropout), clip)
-        evaluation, taken, waited = evaluation + 1, taken + 1, waited + 1
-        if cost < least:
-            best, least, waited = parameters, cost, 0
-        on_evaluation(SearchProgress(0, 1, evaluation, least, time.perf_counter() - began))
-        if waited == config.patience:
-            # costs with fewer functions dropped out are others, so that the least one is found anew
-            parameters, moments, taken, waited, least = best, np.zeros_like(moments), 0, 0, math.inf
-            rate, dropout = rate / 2, max(0.0, dropout - config.dropout / 2)
-            continue
-        for moment, decay, seen in zip(moments, _DECAYS, (gradient, gradient**2), strict=True):
+        cost, gradient = particles.cost_and_gradient(policy, keep, 1 / (1 - dropout), fade=config.fade)
+        least = min(least, cost)
+        on_evaluation(SearchProgress(0, 1, step, least, time.perf_counter() - began))
+        for moment, decay, seen in ((mean, _DECAYS[0], gradient), (square, _DECAYS[1], gradient**2)):
             moment += (1 - decay) * (seen - moment)
-        mean, square = (m / (1 - d**taken) for m, d in zip(moments, _DECAYS, strict=True))
-        parameters = parameters - rate * mean / (np.sqrt(square) + _SMALL)
-    policy = start.with_parameters(best)
-    _, cost = particles.rolled(policy)
-    return Found(policy, cost, evaluation)
+        ahead, size = (moment / (1 - decay**step) for moment, decay in zip((mean, square), _DECAYS, strict=True))
+        parameters = parameters - config.rate * left * ahead / (np.sqrt(size) + _SMALL)
+    ends = (start, start.with_parameters(parameters))
+    costs = [particles.rolled(policy)[1] for policy in ends]
+    better = int(costs[1] < costs[0])
+    return Found(ends[better], costs[better], config.evaluations)
