@@ -87,7 +87,7 @@ class MCPILCOConfig:
     horizon: int | None = None
     trial_steps: int | None = None
     restarts: int = 2
-    enough: float = 0.5
+    enough: float = 0.3
     integrate: bool = True
     points: int = 400
     told: int = 150

@@ -39,7 +39,7 @@ class ParticleSearchConfig:
     ----------
     particles : int
     evaluations : int
-        Steps of Adam. The rate and the dropout fall linearly to 0 over them.
+        Steps of Adam. Rate and dropout stay for half of them and fall to 0 along a line over the others.
     rate : float
         Of learning, at first.
     dropout : float
@@ -316,7 +316,7 @@ def search(
     mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
     least = math.inf
     for step in range(1, config.evaluations + 1):
-        left = 1 - (step - 1) / config.evaluations
+        left = min(1.0, 2 - 2 * (step - 1) / config.evaluations)
         dropout = config.dropout * left
         keep = (rng.random((horizon, basis, count), np.float32) >= dropout).view(np.uint8)
         policy = start.with_parameters(parameters)
