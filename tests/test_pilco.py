@@ -337,6 +337,22 @@ def test_trials_are_told_beside_what_was_predicted() -> None:
     assert plan.control == [0.0] and plan.status.value == "safe"
 
 
+@pytest.mark.parametrize("algo", ["pilco", "mc-pilco"])
+def test_searches_are_counted_with_those_that_begin_again(algo: str) -> None:
+    few = {"basis": "5", "trial_steps": "12", "evaluations": "2", "restarts": "2", "enough": "1e-9"}
+    settings = few if algo == "pilco" else {**few, "particles": "8"}
+    agent = agent_for(algo, make_task("cartpole-pilco"), horizon=5, settings=settings, threads=1)
+    world = world_of(agent.task)
+
+    def told() -> list[str]:
+        lines: list[str] = []
+        agent.trial(world, on_learning=lambda progress: lines.append(str(progress).partition(":")[0]))
+        return list(dict.fromkeys(lines))
+
+    assert told() == [f"policy search {number}/2" for number in (1, 2)]
+    assert told() == ["policy search 1/1", *(f"policy search {number}/3" for number in (2, 3))]
+
+
 def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, file = tmp_path / "out", tmp_path / "result.json"
     command = ["train", "pilco", "cartpole-pilco", *FLAGS, "--out", str(out), "--json", str(file), "--threads", "1"]

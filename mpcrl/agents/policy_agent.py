@@ -16,7 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -92,6 +92,10 @@ class Said(NamedTuple):
     deviations: np.ndarray
 
 
+OnEvaluation: TypeAlias = Callable[[SearchProgress], None]
+Searched: TypeAlias = Callable[[Iterable[Policy], OnEvaluation], Found]
+"""The best that searches come to from some policies; the one at work is told of as their `start`."""
+
 Config = TypeVar("Config", bound=PolicyConfig)
 _T = TypeVar("_T")
 
@@ -145,7 +149,7 @@ class PolicyAgent(ABC, Generic[Config]):
         world: Surroundings,
         *,
         on_step: Callable[[StepDone], None] = lambda step: None,
-        on_learning: Callable[[SearchProgress], None] = lambda progress: None,
+        on_learning: OnEvaluation = lambda progress: None,
     ) -> Trial:
         """One trial in `world`, and the learning after it."""
         if self._starts is None:
@@ -185,7 +189,7 @@ class PolicyAgent(ABC, Generic[Config]):
             )
         return np.array(states[: kept + 1]), float(sum(rewards))
 
-    def learn(self, on_evaluation: Callable[[SearchProgress], None] = lambda progress: None) -> Found:
+    def learn(self, on_evaluation: OnEvaluation = lambda progress: None) -> Found:
         """Fit the processes to all that is stored, and search for the policy that they say is best."""
         if not len(self._replay):
             raise InvalidInput(
@@ -197,16 +201,19 @@ class PolicyAgent(ABC, Generic[Config]):
         return found
 
     @abstractmethod
-    def _learned(self, rows: Transitions, on_evaluation: Callable[[SearchProgress], None]) -> Found:
+    def _learned(self, rows: Transitions, on_evaluation: OnEvaluation) -> Found:
         """Processes of transitions, and the policy that is best under them."""
 
     def _best(
-        self, searched: Callable[[Iterable[Policy]], Found], states: np.ndarray, rng: np.random.Generator
+        self, searched: Searched, states: np.ndarray, rng: np.random.Generator, on_evaluation: OnEvaluation
     ) -> Found:
         """What a search finds from the policy before; where that is poor, or there is none, from random ones too."""
-        found = None if self._policy is None else searched([self._policy])
+        found, restarts = None, self.config.restarts
+        if self._policy is not None:
+            found = searched([self._policy], on_evaluation)
         if found is None or found.cost > self.config.enough * self.horizon:
-            other = searched(self._random_policy(states, rng) for _ in range(self.config.restarts))
+            told = numbered(on_evaluation, int(found is not None), restarts)
+            other = searched((self._random_policy(states, rng) for _ in range(restarts)), told)
             found = other if found is None or other.cost < found.cost else found
         return found
 
@@ -319,6 +326,11 @@ class PolicyAgent(ABC, Generic[Config]):
     def setup(self) -> dict[str, Any]:
         """All that makes this agent what it is, and `load` compares."""
         return goal_setup(self.task, self.goal, self.config, self.seed)
+
+
+def numbered(on_evaluation: OnEvaluation, before: int, count: int) -> OnEvaluation:
+    """Tells of searches as `count` more, after some."""
+    return lambda done: on_evaluation(done._replace(start=before + done.start, starts=before + count))
 
 
 def load_policy(task: Task, folder: str | os.PathLike[str]) -> Feedback:
