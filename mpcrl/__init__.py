@@ -55,6 +55,7 @@ _HOMES = {
     "WrongSource": "mpcrl.core.errors",
     "export": "mpcrl.control.export",
     "load": "mpcrl.control.export",
+    "load_policy": "mpcrl.agents.policy_agent",
     "make_task": "mpcrl.tasks.registry",
     "mujoco_task": "mpcrl.tasks.mujoco_task",
     "penalty": "mpcrl.tasks.constraints",
@@ -112,6 +113,7 @@ __all__ = [
     "export",
     "learning",
     "load",
+    "load_policy",
     "make_task",
     "models",
     "mujoco_task",
@@ -133,6 +135,7 @@ if _typing.TYPE_CHECKING:
     from mpcrl.agents.mc_pilco import MCPILCO, MCPILCOConfig
     from mpcrl.agents.pets import PETS, PETSConfig
     from mpcrl.agents.pilco import PILCO, PILCOConfig
+    from mpcrl.agents.policy_agent import load_policy
     from mpcrl.control.controller import Controller
     from mpcrl.control.export import export, load
     from mpcrl.control.filters import SavitzkyGolay

@@ -28,10 +28,17 @@ def run(
     task: Annotated[str, shown("TASK", "one of those that `mpcrl list` shows")],
     /,
     *,
-    planner: Annotated[str | None, shown("NAME", "one of those that `mpcrl list` shows")] = None,
+    planner: Annotated[
+        str | None,
+        shown("NAME", "one of those that `mpcrl list` shows; by default the task's own, or the policy in --model"),
+    ] = None,
     model: Annotated[
         str,
-        shown("NAME", "what predicts: auto (the task's own), analytic, mujoco, mujoco-coarse, or a folder of `train`"),
+        shown(
+            "NAME",
+            "what predicts: auto (the task's own), analytic, mujoco, mujoco-coarse, or a folder of `train`; where that "
+            "holds a policy (pilco, mc-pilco) the policy acts, and its model predicts if a --planner is given",
+        ),
     ] = "auto",
     budget: Annotated[int | None, shown("N", "trajectories simulated per control step")] = None,
     horizon: Annotated[int | None, shown("N", "control steps that a plan looks ahead")] = None,
@@ -53,10 +60,10 @@ def run(
     out: Annotated[Path | None, shown("DIR", "write the result, a plot and the video to a folder")] = None,
     video: Annotated[bool, shown("", "make a video of the first episode; needs --out")] = False,
 ) -> int:
-    """Control a task and show how it goes. What is not given is as the task's preset has it."""
+    """Control a task and show how it goes, by plans or by a learned policy. What is not given is as in the preset."""
     from mpcrl.experiments import display
     from mpcrl.experiments.conditions import Conditions, parse_scales
-    from mpcrl.experiments.configure import parse_options, planner_for
+    from mpcrl.experiments.configure import acting_for, parse_options
     from mpcrl.experiments.outputs import Outputs
     from mpcrl.experiments.run import run_task
     from mpcrl.experiments.video import settle_rendering
@@ -67,7 +74,7 @@ def run(
     outputs = Outputs(json=json, folder=out, video=video)
     no_video = settle_rendering(task, video)
     problem = make_task(task)
-    chosen = planner_for(problem, planner, budget=budget, horizon=horizon, options=parse_options(option))
+    chosen = acting_for(problem, planner, model=model, budget=budget, horizon=horizon, options=parse_options(option))
     console.print(display.heading(problem, chosen, threads))
     with display.LiveLine(console) as line:
         result = run_task(
@@ -374,11 +381,11 @@ def train(
     """Learn a task by trial and error, with a model of its dynamics. Goes on where it stopped."""
     from mpcrl.agents.agent import Trial
     from mpcrl.experiments import display
-    from mpcrl.experiments.configure import MODEL_FOLDER, agent_for, parse_options
+    from mpcrl.experiments.configure import agent_for, parse_options
     from mpcrl.experiments.training import Point
     from mpcrl.experiments.training import train as train_agent
     from mpcrl.experiments.training_board import TrainingBoard, closing
-    from mpcrl.experiments.training_outputs import check_outputs, write_forecast, write_training
+    from mpcrl.experiments.training_outputs import check_outputs, how_to_run, write_forecast, write_training
     from mpcrl.experiments.video import settle_rendering
     from mpcrl.tasks.registry import make_task
 
@@ -418,13 +425,8 @@ def train(
     console.print(closing(result))
     for sentence in write_training(result, calibrated, out, json=json, tensorboard=tensorboard):
         console.print(sentence, soft_wrap=True)
-    if isinstance(agent.acts_by, str):
-        console.print(f"what it learned: {out}/{MODEL_FOLDER}", soft_wrap=True)
-        console.print(f"plan through its model with: mpcrl run {task} --model {out}", soft_wrap=True)
-    else:
-        again = f"mpcrl run {task} --model {out} --planner {agent.acts_by.name} --budget {agent.acts_by.budget}"
-        options = "".join(f" --option {text}" for text in option)
-        console.print(f"run it with: {again} --horizon {agent.acts_by.horizon}{options}", soft_wrap=True)
+    for sentence in how_to_run(agent, task, out, option):
+        console.print(sentence, soft_wrap=True)
     return 0
 
 

@@ -278,6 +278,8 @@ def test_the_command_trains_it_and_planners_use_its_processes(tmp_path: Path) ->
     assert main(["train", "mc-pilco", "cartpole-pilco", *flags, "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "trial_01.png").exists()
     folder = str(tmp_path / "out" / "model")
-    assert main(["run", "cartpole-pilco", "--model", folder, "--steps", "2", "--budget", "16", "--horizon", "4"]) == 0
+    command = ["run", "cartpole-pilco", "--model", folder, "--steps", "2"]
+    assert main(command) == 0
+    assert main([*command, "--planner", "icem", "--budget", "16", "--horizon", "4"]) == 0
     with pytest.raises(InvalidInput, match="leave --planner out"):
         agent_for("mc-pilco", make_task("cartpole-pilco"), planner="cem")

@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 
 from mpcrl.agents.pilco import PILCO, PILCOConfig
+from mpcrl.agents.policy_agent import load_policy
 from mpcrl.cli import main
-from mpcrl.core.errors import InvalidInput, NoGoal
-from mpcrl.experiments.configure import agent_for
+from mpcrl.core.bundle import write_bundle
+from mpcrl.core.errors import DamagedExport, InvalidInput, NoGoal
+from mpcrl.experiments.conditions import Conditions
+from mpcrl.experiments.configure import MODEL_FOLDER, agent_for
+from mpcrl.experiments.run import run_task
 from mpcrl.experiments.training import RESULT, TrainResult, train
 from mpcrl.experiments.worlds import world_of
 from mpcrl.kernels.belief import Chain, expected_cost
@@ -28,7 +32,7 @@ from mpcrl.learning.policy_search import (
     policy_inputs,
     search,
 )
-from mpcrl.models.gaussian_process import GaussianProcess
+from mpcrl.models.gaussian_process import HEAD, GaussianProcess
 from mpcrl.tasks.cartpole_pilco import acceleration
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.goal import Goal
@@ -333,6 +337,22 @@ def test_trials_are_told_beside_what_was_predicted() -> None:
     assert plan.control == [0.0] and plan.status.value == "safe"
 
 
+@pytest.mark.parametrize("algo", ["pilco", "mc-pilco"])
+def test_searches_are_counted_with_those_that_begin_again(algo: str) -> None:
+    few = {"basis": "5", "trial_steps": "12", "evaluations": "2", "restarts": "2", "enough": "1e-9"}
+    settings = few if algo == "pilco" else {**few, "particles": "8"}
+    agent = agent_for(algo, make_task("cartpole-pilco"), horizon=5, settings=settings, threads=1)
+    world = world_of(agent.task)
+
+    def told() -> list[str]:
+        lines: list[str] = []
+        agent.trial(world, on_learning=lambda progress: lines.append(str(progress).partition(":")[0]))
+        return list(dict.fromkeys(lines))
+
+    assert told() == [f"policy search {number}/2" for number in (1, 2)]
+    assert told() == ["policy search 1/1", *(f"policy search {number}/3" for number in (2, 3))]
+
+
 def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, file = tmp_path / "out", tmp_path / "result.json"
     command = ["train", "pilco", "cartpole-pilco", *FLAGS, "--out", str(out), "--json", str(file), "--threads", "1"]
@@ -346,8 +366,49 @@ def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*command, "--steps", "36"]) == 0
     printed = capsys.readouterr()
     assert "going on after 2 trials" in printed.out and "s of interaction" in printed.out
+    assert f"run its policy with: mpcrl run cartpole-pilco --model {out}\n" in printed.out
     assert main([*command, "--steps", "36", "--planner", "icem"]) == 2
     assert "leave --planner out" in capsys.readouterr().err
+
+
+def test_a_policy_that_was_learned_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    agent = agent_of()
+    agent.trial(world_of(agent.task))
+    agent.save_model(tmp_path / MODEL_FOLDER)
+    world, taken = world_of(agent.task), []
+    state = world.reset(3)
+    for _ in range(10):
+        taken.append(agent.act(state))
+        state = world.step(taken[-1]).state
+    result = run_task(make_task("cartpole-pilco"), model=str(tmp_path), steps=10, seed=3)
+    np.testing.assert_array_equal(result.records[0].controls, taken)
+    assert (result.planner, result.model, result.samples, result.fallbacks) == ({"name": "policy"}, "none", 0, 0)
+    assert run_task(agent.task, agent.controller, steps=10, seed=3).control_hash == result.control_hash
+    command = ["run", "cartpole-pilco", "--model", str(tmp_path), "--steps", "2", "--threads", "1"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert "learned policy" in capsys.readouterr().out
+    assert main([*command, "--planner", "icem", "--budget", "16", "--horizon", "4"]) == 0
+    assert "icem, 16 trajectories" in capsys.readouterr().out
+    assert main([*command, "--budget", "16"]) == 2
+    assert "leave --budget out, or name a --planner" in capsys.readouterr().err
+    with pytest.raises(InvalidInput, match="leave budget_ms out"):
+        run_task(agent.task, model=str(tmp_path), budget_ms=5.0)
+    with pytest.raises(InvalidInput, match="mode realtime"):
+        run_task(agent.task, model=str(tmp_path), conditions=Conditions(mode="realtime"))
+
+
+def test_a_policy_is_one_of_its_task(tmp_path: Path) -> None:
+    agent = agent_of()
+    agent.trial(world_of(agent.task))
+    agent.save_model(tmp_path / "policy")
+    other = dataclasses.replace(agent.task, goal=None)
+    np.testing.assert_array_equal(load_policy(other, tmp_path / "policy").act(np.zeros(4)), agent.act(np.zeros(4)))
+    for changes, what in (({"angles": ()}, "angles"), ({"control_high": [11.0]}, "high")):
+        with pytest.raises(InvalidInput, match=f"another task than 'cartpole-pilco', with {what}"):
+            load_policy(dataclasses.replace(agent.task, **changes), tmp_path / "policy")
+    write_bundle(tmp_path / "model", agent.model.files(), HEAD)
+    with pytest.raises(DamagedExport, match="no policy in"):
+        load_policy(agent.task, tmp_path / "model")
 
 
 def test_settings_are_read_as_their_types() -> None:

@@ -17,14 +17,14 @@ of particles is common to all evaluations of a search.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
 from mpcrl.agents.agent import FITTED
-from mpcrl.agents.policy_agent import PolicyAgent, Said
+from mpcrl.agents.policy_agent import OnEvaluation, PolicyAgent, Said, numbered
 from mpcrl.core.checks import positive_integer, positive_number
 from mpcrl.core.configuration import configuration
 from mpcrl.core.threads import ThreadBudget
@@ -41,7 +41,7 @@ from mpcrl.learning.particle_search import (
     seen_states,
 )
 from mpcrl.learning.policies import Policy, WeightedRBFPolicy
-from mpcrl.learning.policy_search import Found, SearchProgress, policy_inputs
+from mpcrl.learning.policy_search import Found, policy_inputs
 from mpcrl.learning.replay import Transitions
 from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.models.speed_integration import integrated, outputs_of, predicted, sight
@@ -143,7 +143,7 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
         """Also which numbers are integrals: the processes of a checkpoint are read by that."""
         return super().setup() | {"integrals": configuration(self.integrals)}
 
-    def _learned(self, rows: Transitions, on_evaluation: Callable[[SearchProgress], None]) -> Found:
+    def _learned(self, rows: Transitions, on_evaluation: OnEvaluation) -> Found:
         threads = ThreadBudget.of(self.threads).count
         inputs = self.features.inputs(rows.states, rows.controls)
         targets = self.features.targets(rows.states, rows.next_states)[:, predicted(self.features, self.integrals)]
@@ -154,7 +154,7 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
         self._use(integrated(process, self.features, self.integrals, self.task.dt))
         rng = self._rng(2)
 
-        def searched(policies: Iterable[Policy]) -> Found:
+        def searched(policies: Iterable[Policy], told: OnEvaluation) -> Found:
             found = (
                 search(
                     self._known(self._cascade),
@@ -164,13 +164,13 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
                     config=self.config.search,
                     rng=rng,
                     threads=threads,
-                    on_evaluation=on_evaluation,
+                    on_evaluation=numbered(told, number, 1),
                 )
-                for policy in policies
+                for number, policy in enumerate(policies)
             )
             return min(found, key=lambda one: one.cost)
 
-        return self._best(searched, rows.states, rng)
+        return self._best(searched, rows.states, rng, on_evaluation)
 
     def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> WeightedRBFPolicy:
         """Centres like what was seen, but at angles all round: random controls hardly come near where to hold."""

@@ -15,14 +15,14 @@ whose expectation is known; the belief about the first state is that of the task
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from mpcrl.agents.agent import FITTED
-from mpcrl.agents.policy_agent import PolicyAgent, Said
+from mpcrl.agents.policy_agent import OnEvaluation, PolicyAgent, Said
 from mpcrl.core.checks import positive_integer, positive_number
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.threads import ThreadBudget
@@ -30,7 +30,7 @@ from mpcrl.kernels.belief import Chain
 from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.gaussian_process import fit
 from mpcrl.learning.policies import LinearPolicy, Policy, RBFPolicy
-from mpcrl.learning.policy_search import Found, SearchProgress, belief_predictor, chain_of, forecast, search
+from mpcrl.learning.policy_search import Found, belief_predictor, chain_of, forecast, search
 from mpcrl.learning.replay import Transitions
 from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.tasks.task import Task
@@ -117,14 +117,14 @@ class PILCO(PolicyAgent[PILCOConfig]):
         super().__init__(task, config or PILCOConfig(), seed, threads)
         self._chain: Chain | None = None
 
-    def _learned(self, rows: Transitions, on_evaluation: Callable[[SearchProgress], None]) -> Found:
+    def _learned(self, rows: Transitions, on_evaluation: OnEvaluation) -> Found:
         threads = ThreadBudget.of(self.threads).count
         inputs = self.features.inputs(rows.states, rows.controls)
         targets = self.features.targets(rows.states, rows.next_states)
         self._use(fit(inputs, targets, FITTED, seed=self.seed, threads=threads))
         mean, cov = _normal(self._known(self._starts))
 
-        def searched(starts: Iterable[Policy]) -> Found:
+        def searched(starts: Iterable[Policy], told: OnEvaluation) -> Found:
             return search(
                 self._known(self._chain),
                 list(starts),
@@ -133,12 +133,11 @@ class PILCO(PolicyAgent[PILCOConfig]):
                 horizon=self.horizon,
                 evaluations=self.config.evaluations,
                 threads=threads,
-                on_evaluation=on_evaluation,
+                on_evaluation=told,
             )
 
-        return self._best(
-            searched, rows.states, np.random.default_rng(np.random.SeedSequence((self.seed, self.trials, 2)))
-        )
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, self.trials, 2)))
+        return self._best(searched, rows.states, rng, on_evaluation)
 
     def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> Policy:
         z, scale = self._scales(states)

@@ -11,11 +11,12 @@ The policy sees what the processes see: numbers, and sines and cosines of angles
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -29,19 +30,20 @@ from mpcrl.agents.agent import (
     read_checkpoint,
 )
 from mpcrl.control.feedback import Feedback
-from mpcrl.core.bundle import read_bundle, to_json, write_bundle
-from mpcrl.core.errors import InvalidInput
-from mpcrl.kernels.moments import Network
+from mpcrl.core.bundle import from_json, read_bundle, to_json, write_bundle
+from mpcrl.core.configuration import configuration, short
+from mpcrl.core.errors import DamagedExport, InvalidInput
 from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.policies import Policy, controls, policy_files, policy_of_files
 from mpcrl.learning.policy_search import Found, SearchProgress, policy_inputs
 from mpcrl.learning.replay import Replay, Transitions
 from mpcrl.models.gaussian_process import HEAD, GaussianProcess
-from mpcrl.tasks.features import features_of, goal_of
+from mpcrl.tasks.features import Features, features_of, goal_of
 from mpcrl.tasks.task import Task
 
 _RESET, _RESETS = 2_000_000, 500  # episodes that end with their reset: the belief about the first state is made of them
 _CAPACITY = 100_000  # transitions that are stored
+_TASK = "policy_task.json"  # beside a policy: what of a task makes it the one that the policy was learned for
 
 
 class PolicyConfig(Protocol):
@@ -90,6 +92,10 @@ class Said(NamedTuple):
     deviations: np.ndarray
 
 
+OnEvaluation: TypeAlias = Callable[[SearchProgress], None]
+Searched: TypeAlias = Callable[[Iterable[Policy], OnEvaluation], Found]
+"""The best that searches come to from some policies; the one at work is told of as their `start`."""
+
 Config = TypeVar("Config", bound=PolicyConfig)
 _T = TypeVar("_T")
 
@@ -133,7 +139,7 @@ class PolicyAgent(ABC, Generic[Config]):
         self.trials = self.steps = self.episodes = 0
         self._replay = Replay(self.features.nx, task.nu, capacity=_CAPACITY, members=1, seed=seed)
         self._policy: Policy | None = None
-        self._network: Network | None = None
+        self._feedback: Feedback | None = None
         self._model: GaussianProcess | None = None
         self._starts: np.ndarray | None = None
 
@@ -143,7 +149,7 @@ class PolicyAgent(ABC, Generic[Config]):
         world: Surroundings,
         *,
         on_step: Callable[[StepDone], None] = lambda step: None,
-        on_learning: Callable[[SearchProgress], None] = lambda progress: None,
+        on_learning: OnEvaluation = lambda progress: None,
     ) -> Trial:
         """One trial in `world`, and the learning after it."""
         if self._starts is None:
@@ -183,7 +189,7 @@ class PolicyAgent(ABC, Generic[Config]):
             )
         return np.array(states[: kept + 1]), float(sum(rewards))
 
-    def learn(self, on_evaluation: Callable[[SearchProgress], None] = lambda progress: None) -> Found:
+    def learn(self, on_evaluation: OnEvaluation = lambda progress: None) -> Found:
         """Fit the processes to all that is stored, and search for the policy that they say is best."""
         if not len(self._replay):
             raise InvalidInput(
@@ -195,16 +201,19 @@ class PolicyAgent(ABC, Generic[Config]):
         return found
 
     @abstractmethod
-    def _learned(self, rows: Transitions, on_evaluation: Callable[[SearchProgress], None]) -> Found:
+    def _learned(self, rows: Transitions, on_evaluation: OnEvaluation) -> Found:
         """Processes of transitions, and the policy that is best under them."""
 
     def _best(
-        self, searched: Callable[[Iterable[Policy]], Found], states: np.ndarray, rng: np.random.Generator
+        self, searched: Searched, states: np.ndarray, rng: np.random.Generator, on_evaluation: OnEvaluation
     ) -> Found:
         """What a search finds from the policy before; where that is poor, or there is none, from random ones too."""
-        found = None if self._policy is None else searched([self._policy])
+        found, restarts = None, self.config.restarts
+        if self._policy is not None:
+            found = searched([self._policy], on_evaluation)
         if found is None or found.cost > self.config.enough * self.horizon:
-            other = searched(self._random_policy(states, rng) for _ in range(self.config.restarts))
+            told = numbered(on_evaluation, int(found is not None), restarts)
+            other = searched((self._random_policy(states, rng) for _ in range(restarts)), told)
             found = other if found is None or other.cost < found.cost else found
         return found
 
@@ -229,7 +238,7 @@ class PolicyAgent(ABC, Generic[Config]):
         """Draws of what will be seen under given controls."""
 
     def _adopt(self, policy: Policy) -> None:
-        self._policy, self._network = policy, policy.network()
+        self._policy, self._feedback = policy, _feedback(self.task, self.features, policy)
 
     def _scales(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What policies see [N, nz] of states, and how much that varies [nz]."""
@@ -242,11 +251,7 @@ class PolicyAgent(ABC, Generic[Config]):
     # ---- what was learned ----------------------------------------------------------------------------------------
     def act(self, state: np.ndarray) -> np.ndarray:
         """The policy's control [nu] for a state [nx]."""
-        return self._act(self._known(self._network), state)
-
-    def _act(self, network: Network, state: np.ndarray) -> np.ndarray:
-        z = policy_inputs(self.features, np.asarray(state, np.float64))
-        return controls(network, z, self.task.control_low, self.task.control_high)
+        return self.controller.act(state)
 
     @property
     def policy(self) -> Policy:
@@ -271,8 +276,7 @@ class PolicyAgent(ABC, Generic[Config]):
     @property
     def controller(self) -> Feedback:
         """The policy as it is now, to act with; using it teaches the agent nothing."""
-        network = self._known(self._network)
-        return Feedback(self.task, lambda state: self._act(network, state))
+        return self._known(self._feedback)
 
     def model_gap(
         self, states: np.ndarray, controls: np.ndarray, rewards: np.ndarray, costs: np.ndarray, params: Any
@@ -292,8 +296,9 @@ class PolicyAgent(ABC, Generic[Config]):
 
     # ---- files ---------------------------------------------------------------------------------------------------
     def save_model(self, folder: Path) -> None:
-        """Write policy and processes, as JSON and safetensors."""
-        write_bundle(folder, {**self.model.files(), **policy_files(self.policy)}, HEAD)
+        """Write policy and processes, as JSON and safetensors; see `load_policy`."""
+        made_for = {_TASK: to_json(_made_for(self.task, self.features))}
+        write_bundle(folder, {**self.model.files(), **policy_files(self.policy), **made_for}, HEAD)
 
     def save(self, folder: Path) -> None:
         """Write all that the next trial depends on to a folder, which must not be there yet."""
@@ -321,3 +326,55 @@ class PolicyAgent(ABC, Generic[Config]):
     def setup(self) -> dict[str, Any]:
         """All that makes this agent what it is, and `load` compares."""
         return goal_setup(self.task, self.goal, self.config, self.seed)
+
+
+def numbered(on_evaluation: OnEvaluation, before: int, count: int) -> OnEvaluation:
+    """Tells of searches as `count` more, after some."""
+    return lambda done: on_evaluation(done._replace(start=before + done.start, starts=before + count))
+
+
+def load_policy(task: Task, folder: str | os.PathLike[str]) -> Feedback:
+    """A policy that PILCO or MC-PILCO learned, to act with; it needs none of the processes.
+
+    Parameters
+    ----------
+    task : Task
+        That it was learned for; its costs and parameters may be others.
+    folder : path
+        As `PolicyAgent.save_model` wrote it: `model`, in the folder of a training.
+
+    Raises
+    ------
+    DamagedExport
+        The folder is not what was written, or there is no policy in it.
+    InvalidInput
+        The policy was learned for other states or bounds than the task's.
+    """
+    files, features = read_bundle(Path(folder), HEAD), features_of(task)
+    if _TASK not in files:
+        raise DamagedExport(f"there is no policy in {str(folder)!r}; PILCO and MC-PILCO learn one")
+    learned, own = from_json(files[_TASK], _TASK), _made_for(task, features)
+    for name, value in own.items():
+        if learned.get(name) != value:
+            raise InvalidInput(
+                f"the policy in {str(folder)!r} was learned for another task than {task.name!r}, with {name} "
+                f"{short(learned.get(name))} where this one has {short(value)}; give the one that it was learned for"
+            )
+    return _feedback(task, features, policy_of_files(files))
+
+
+# ---- parts -------------------------------------------------------------------------------------------------------
+def _feedback(task: Task, features: Features, policy: Policy) -> Feedback:
+    network = policy.network()
+
+    def act(state: np.ndarray) -> np.ndarray:
+        return controls(network, policy_inputs(features, state), task.control_low, task.control_high)
+
+    return Feedback(task, act, features=features)
+
+
+def _made_for(task: Task, features: Features) -> dict[str, Any]:
+    """What a policy's numbers depend on, as JSON has it."""
+    angles = [features.names[i] for i in features.angles]
+    made_for = {"states": features.names, "angles": angles, "low": task.control_low, "high": task.control_high}
+    return {name: configuration(value) for name, value in made_for.items()}

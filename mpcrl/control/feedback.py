@@ -10,6 +10,7 @@ import numpy as np
 
 from mpcrl.control.plan import Plan, Status
 from mpcrl.core.checks import finite, vector
+from mpcrl.tasks.features import Features
 from mpcrl.tasks.task import Task
 
 
@@ -21,10 +22,16 @@ class Feedback:
     task : Task
     act : callable
         `act(state) -> control`, [nx] to [nu].
+    features : Features, optional
+        What its states consist of; they are the task's own if not given.
     """
 
-    def __init__(self, task: Task, act: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.task, self._act = task, act
+    name = "policy"
+
+    def __init__(
+        self, task: Task, act: Callable[[np.ndarray], np.ndarray], *, features: Features | None = None
+    ) -> None:
+        self.task, self._act, self.features = task, act, features
 
     def reset(self, seed: int | None = None) -> None:
         """Nothing is remembered from one call to the next."""

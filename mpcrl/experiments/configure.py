@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from mpcrl.control.feedback import Feedback
 from mpcrl.core.bundle import read_bundle
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.errors import InvalidInput, unknown_name
@@ -94,6 +95,44 @@ def planner_for(
     return PLANNERS[name](**arguments)
 
 
+def acting_for(
+    task: Task,
+    name: str | None = None,
+    *,
+    model: str = "auto",
+    budget: int | None = None,
+    horizon: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Planner | Feedback:
+    """What acts: the policy in a folder of `train`, where there is one and no planner is named; else `planner_for`.
+
+    Raises
+    ------
+    InvalidInput
+        Something is given that only planners have, or the policy was learned for another task.
+    """
+    folder = policy_folder(model) if name is None else None
+    if folder is None:
+        return planner_for(task, name, budget=budget, horizon=horizon, options=options)
+    for what, given in (("budget", budget), ("horizon", horizon), ("option", options)):
+        if given:
+            raise InvalidInput(
+                f"what acts is the policy in {model!r}, which plans nothing: leave --{what} out, or name a --planner "
+                "to plan through its model"
+            )
+    from mpcrl.agents.policy_agent import load_policy
+
+    return load_policy(task, folder)
+
+
+def policy_folder(model: str) -> Path | None:
+    """Where the policy is that a folder of `train` holds; None for other models."""
+    from mpcrl.learning.policies import FILE
+
+    folder = _learned_folder(model)
+    return folder if folder is not None and (folder / FILE).exists() else None
+
+
 def planner_arguments(
     task: Task,
     name: str | None = None,
@@ -136,17 +175,14 @@ def predictor_for(task: Task, model: Model | str = "auto", dtype: str | None = N
         if dtype is not None:
             raise InvalidInput(f"dtype is for models given by name; this one computes in {model.dtype}")
         return Predictor("custom", model, False)
-    if model not in MODELS and ("/" in model or Path(model).is_dir()):
+    folder = _learned_folder(model)
+    if folder is not None:
         from mpcrl.models.ensemble import Ensemble
         from mpcrl.models.gaussian_process import FILE, HEAD, GaussianProcess
         from mpcrl.models.gp import GP
 
         if dtype is not None:
             raise InvalidInput("a learned model computes in float32; leave dtype out")
-        trained = Path(model) / MODEL_FOLDER
-        if not Path(model).is_dir():
-            raise InvalidInput(f"there is no folder {model!r} of a trained model")
-        folder = trained if trained.is_dir() else Path(model)
         if (folder / GP.FILE).exists():
             return Predictor("gp", GP.load(task, folder), False)
         if (folder / FILE).exists():  # what PILCO and GP-MPC learned, for planners
@@ -291,6 +327,16 @@ def planner_options(name: str) -> dict[str, Any]:
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
+def _learned_folder(model: str) -> Path | None:
+    """Where the files of a learned model are, in its own folder or that of a training; None for a model's name."""
+    if model in MODELS or not ("/" in model or Path(model).is_dir()):
+        return None
+    if not Path(model).is_dir():
+        raise InvalidInput(f"there is no folder {model!r} of a trained model")
+    trained = Path(model) / MODEL_FOLDER
+    return trained if trained.is_dir() else Path(model)
+
+
 def _typed(planner: str, key: str, value: Any) -> Any:
     """A value for a planner's option; text becomes what the option's annotation says."""
     function = PLANNERS[planner]

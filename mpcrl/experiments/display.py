@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mpcrl.control.feedback import Feedback
 from mpcrl.experiments import machine as computer
 from mpcrl.experiments.configure import AGENTS, MODELS, planner_options
 from mpcrl.experiments.episode import Progress
@@ -93,9 +94,11 @@ class LiveLine(LiveDisplay):
             self._console.print(line)
 
 
-def heading(task: Task, planner: Planner | str, threads: int | None) -> Text:
-    """What is about to run: a planner, or something else in words."""
+def heading(task: Task, planner: Planner | Feedback | str, threads: int | None) -> Text:
+    """What is about to run: a planner, a policy, or something else in words."""
     count = computer.machine(threads)["threads"]
+    if isinstance(planner, Feedback):
+        planner = f"learned {planner.name}"
     if not isinstance(planner, str):
         planner = f"{planner.name}, {planner.budget} trajectories x {planner.horizon} steps"
     return Text.assemble(
@@ -122,7 +125,8 @@ def closing_table(result: RunResult) -> RenderableType:
     failed = f"of {result.samples:,}"
     if result.fallbacks:
         failed += f"; {result.fallbacks} controls without a fresh plan"
-    table.add_row("failed samples", f"{result.failed_samples:,}", failed)
+    if result.budget or result.fallbacks:
+        table.add_row("failed samples", f"{result.failed_samples:,}", failed)
     if result.interrupted:
         table.add_row("interrupted", "", "by Ctrl-C: what was done by then is shown here and written")
     table.add_row("warm-up", f"{result.warmup_s:.1f} s", "model, kernels; not in the plan times")

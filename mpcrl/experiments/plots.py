@@ -91,7 +91,9 @@ def _draw_returns(axes: Any, task: Task, result: RunResult) -> None:
         colour = COLOURS[0] if number == 0 else "#9CBBD3"
         axes.plot(time, so_far, color=colour, linewidth=1.8 if number == 0 else 1.0, zorder=3 if number == 0 else 2)
     first = result.records[0]
-    title = f"{result.task}   {result.planner['name']}, {result.budget} trajectories x {result.horizon} steps"
+    title = f"{result.task}   {result.planner['name']}"
+    if result.budget:
+        title += f", {result.budget} trajectories x {result.horizon} steps"
     last = result.seed + len(result.records) - 1
     seeds = f"seed {result.seed}" if last == result.seed else f"seed {result.seed} (pale: to {last})"
     axes.set_title(f"{title}, {seeds}")

@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 
 from mpcrl.control.controller import Controller
+from mpcrl.control.feedback import Feedback
 from mpcrl.core.checks import positive_integer
 from mpcrl.core.configuration import configuration
+from mpcrl.core.errors import InvalidInput
+from mpcrl.core.threads import ThreadBudget
 from mpcrl.experiments.conditions import Conditions
 from mpcrl.experiments.configure import (
     Predictor,
+    acting_for,
     controls_per_plan_for,
-    planner_for,
     predictor_for,
     steps_for,
 )
@@ -41,11 +44,13 @@ class RunResult:
     Attributes
     ----------
     task, model : str
+        The model is "none" where a policy acted.
     planner : dict
-        Full configuration.
+        Full configuration; the name "policy" alone where one acted.
     dtype : str
-        Of the candidates.
+        Of the candidates; of a policy's controls.
     budget, horizon, seed : int
+        Budget and horizon are 0 where a policy acted.
     budget_ms : float or None
         Time limit of a plan; None where only the budget limits it.
     steps : int
@@ -124,7 +129,7 @@ class RunResult:
 
 def run_task(
     task: Task,
-    planner: Planner | None = None,
+    planner: Planner | Feedback | None = None,
     *,
     model: Model | Predictor | str = "auto",
     dtype: str | None = None,
@@ -145,10 +150,11 @@ def run_task(
     Parameters
     ----------
     task : Task
-    planner : Planner, optional
-        The task's preset if not given.
-    model : Model, Predictor, or a name in `MODELS`
-        What predicts.
+    planner : Planner or Feedback, optional
+        What acts, by plans or as a policy; if not given, the policy in the folder that `model` is, or the planner of
+        the task's preset.
+    model : Model, Predictor, a name in `MODELS`, or a folder of `train`
+        What predicts; a policy needs none.
     dtype : {"float32", "float64"}, optional
         Of an analytic model; float32 if not given.
     episodes : int
@@ -170,26 +176,44 @@ def run_task(
     InvalidInput
         Before anything is run.
     """
-    planner = planner_for(task) if planner is None else planner
+    if planner is None:
+        planner = acting_for(task, model=model if isinstance(model, str) else "auto")
     positive_integer("episodes", episodes)
     steps = steps_for(task, steps)
-    controls_per_plan = controls_per_plan_for(task, controls_per_plan)
     conditions = Conditions() if conditions is None else conditions
     conditions.delay_steps(task.dt)
     begin = time.perf_counter()
-    predictor = model if isinstance(model, Predictor) else predictor_for(task, model, dtype)
-    controller = Controller(
-        task, planner, model=predictor.model, seed=seed, threads=threads, controls_per_plan=controls_per_plan
-    )
-    world = world_of(task, conditions.plant_scale, predictor.features)
+    thread_budget = ThreadBudget.of(threads)
+    actor: Controller | Feedback
+    about: dict[str, Any]
+    if isinstance(planner, Feedback):
+        _refuse_of_policies(dtype, budget_ms, controls_per_plan, conditions)
+        actor, features, following, controls_per_plan = planner, planner.features, None, 1
+        about = {"model": "none", "planner": {"name": planner.name}, "dtype": "float64", "budget": 0, "horizon": 0}
+    else:
+        controls_per_plan = controls_per_plan_for(task, controls_per_plan)
+        predictor = model if isinstance(model, Predictor) else predictor_for(task, model, dtype)
+        actor = Controller(
+            task, planner, model=predictor.model, seed=seed, threads=threads, controls_per_plan=controls_per_plan
+        )
+        features, following = predictor.features, predictor.model if predictor.follows else None
+        about = {
+            "model": predictor.name,
+            "planner": configuration(planner),
+            "dtype": str(predictor.model.dtype),
+            "budget": planner.budget,
+            "horizon": planner.horizon,
+        }
+    world = world_of(task, conditions.plant_scale, features)
     records: list[Episode] = []
     try:
-        start = _reset(world, seed, predictor, True)
-        controller.warmup(start)
+        start = _reset(world, seed, following, True)
+        if isinstance(actor, Controller):
+            actor.warmup(start)
         warmup_s = time.perf_counter() - begin
-        with _interruptible() as interrupted, controller.threads.limit():
+        with _interruptible() as interrupted, thread_budget.limit():
             loop = Loop(
-                controller=controller,
+                controller=actor,
                 world=world,
                 conditions=conditions,
                 budget_ms=budget_ms,
@@ -197,8 +221,8 @@ def run_task(
             )
             for episode in range(episodes):
                 if episode:
-                    start = _reset(world, seed + episode, predictor, False)
-                controller.reset(seed + episode)
+                    start = _reset(world, seed + episode, following, False)
+                actor.reset(seed + episode)
                 where = Progress(episode + 1, episodes, 0, steps, 0.0, np.nan)
                 records.append(loop.run(seed + episode, start, where, on_step))
                 if interrupted.is_set():
@@ -210,12 +234,8 @@ def run_task(
     times = np.concatenate([record.plan_ms for record in records])
     return RunResult(
         task=task.name,
-        model=predictor.name,
-        planner=configuration(planner),
-        dtype=str(predictor.model.dtype),
-        budget=planner.budget,
+        **about,
         budget_ms=budget_ms,
-        horizon=planner.horizon,
         seed=seed,
         episodes=episodes,
         steps=steps,
@@ -235,7 +255,7 @@ def run_task(
         interrupted=interrupted.is_set(),
         control_hash=hashlib.sha256(controls.astype("<f8").tobytes()).hexdigest(),
         versions=versions(),
-        machine=machine(controller.threads.count),
+        machine=machine(thread_budget.count),
         records=tuple(records),
     )
 
@@ -248,12 +268,25 @@ def warm_up(task: Task, planner: Planner, *, dtype: str | None = None) -> float:
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
-def _reset(world: World, seed: int, predictor: Predictor, first: bool) -> np.ndarray:
-    """Begin an episode, with a model that follows the world's."""
+def _reset(world: World, seed: int, following: Any, first: bool) -> np.ndarray:
+    """Begin an episode, with the model that follows the world's, if any does."""
     start = world.reset(seed)
-    if isinstance(world, MujocoWorld) and predictor.follows and (first or world.edited):
-        predictor.model.use(world.nominal_model)
+    if isinstance(world, MujocoWorld) and following is not None and (first or world.edited):
+        following.use(world.nominal_model)
     return start
+
+
+def _refuse_of_policies(
+    dtype: str | None, budget_ms: float | None, controls_per_plan: int | None, conditions: Conditions
+) -> None:
+    """Refuse what would change nothing where a policy acts."""
+    for name, given in (("dtype", dtype), ("budget_ms", budget_ms), ("controls_per_plan", controls_per_plan)):
+        if given is not None:
+            raise InvalidInput(
+                f"a policy plans nothing: leave {name} out, or give a planner to plan through the policy's model"
+            )
+    if conditions.mode == "realtime":
+        raise InvalidInput("mode realtime is about the time that plans take, and a policy plans nothing: leave it out")
 
 
 @contextlib.contextmanager

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mpcrl.agents.agent import Trial
+from mpcrl.agents.agent import Agent, Trial
 from mpcrl.core.errors import MissingDependency, MpcrlError
 from mpcrl.core.files import writable_folder, written
+from mpcrl.experiments.configure import MODEL_FOLDER, planner_for, policy_folder
 from mpcrl.experiments.export import event_writer, training_events
 from mpcrl.experiments.learning_plots import save_calibration_plot, save_forecast_plot
 from mpcrl.experiments.plots import COLOURS, drawing
@@ -47,6 +48,32 @@ def write_training(
         yield f"no plot: {error}"
     if tensorboard:
         yield f"TensorBoard: {training_events(result, folder / 'tensorboard')}"
+
+
+def how_to_run(agent: Agent, task: str, folder: Path, options: Sequence[str]) -> Iterator[str]:
+    """The commands that use what was learned, a sentence each.
+
+    Parameters
+    ----------
+    agent : Agent
+    task : str
+        As it was given.
+    folder : path
+        Of the training.
+    options : sequence of str
+        Of the agent's planner, as they were given.
+    """
+    again, acts_by = f"mpcrl run {task} --model {folder}", agent.acts_by
+    if not isinstance(acts_by, str):
+        sizes = f"--planner {acts_by.name} --budget {acts_by.budget} --horizon {acts_by.horizon}"
+        yield f"run it with: {again} {sizes}" + "".join(f" --option {text}" for text in options)
+        return
+    yield f"what it learned: {folder / MODEL_FOLDER}"
+    if policy_folder(str(folder)) is None:
+        yield f"plan through its model with: {again}"
+    else:
+        yield f"run its policy with: {again}"
+        yield f"plan through its model with: {again} --planner {planner_for(agent.task).name}"
 
 
 def write_forecast(trial: Trial, task: str, folder: Path) -> None:

@@ -29,6 +29,10 @@ _WIDEST = 50.0
 """Logarithm of the widest basis function, and minus that of the narrowest: beyond it all are one line, or none."""
 
 
+FILE = "policy.json"
+"""That a folder with a policy has."""
+
+
 class Policy(Protocol):
     """Functions v [nu] of z [nz] that depend on a vector of parameters.
 
@@ -188,7 +192,7 @@ def policy_files(policy: Policy) -> dict[str, bytes]:
     """JSON and safetensors that `policy_of_files` makes the policy of."""
     kind = next(name for name, known in _KINDS.items() if type(policy) is known)
     arrays = {name: getattr(policy, name) for name in _KINDS[kind].__dataclass_fields__}
-    return {"policy.json": to_json({"kind": kind}), "policy.safetensors": to_safetensors(arrays)}
+    return {FILE: to_json({"kind": kind}), "policy.safetensors": to_safetensors(arrays)}
 
 
 def policy_of_files(files: Mapping[str, bytes]) -> LinearPolicy | RBFPolicy:
@@ -199,7 +203,7 @@ def policy_of_files(files: Mapping[str, bytes]) -> LinearPolicy | RBFPolicy:
     DamagedExport
     """
     try:
-        kind = _KINDS[from_json(files["policy.json"], "policy.json")["kind"]]
+        kind = _KINDS[from_json(files[FILE], FILE)["kind"]]
         return kind(**from_safetensors(files["policy.safetensors"], "policy.safetensors"))
     except (KeyError, TypeError) as error:
         raise DamagedExport(f"the files of a policy do not fit together: {error!r}") from error
