@@ -17,6 +17,7 @@ from mpcrl.experiments.configure import agent_for
 from mpcrl.experiments.training import train
 from mpcrl.experiments.worlds import world_of
 from mpcrl.kernels.cascade import Cascade
+from mpcrl.learning.function_particles import FunctionParticles
 from mpcrl.learning.gaussian_process import fit
 from mpcrl.learning.particle_search import (
     Noise,
@@ -28,8 +29,8 @@ from mpcrl.learning.particle_search import (
 )
 from mpcrl.learning.policies import WeightedRBFPolicy, controls, policy_files, policy_of_files
 from mpcrl.learning.policy_search import policy_inputs
-from mpcrl.models.speed_integration import Integrals, integrated, outputs_of, predicted, sight
-from mpcrl.tasks.features import features_of, speeds_of
+from mpcrl.models.speed_integration import Integrals, integrated, moved, outputs_of, predicted, sight
+from mpcrl.tasks.features import Features, features_of, speeds_of
 from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
 from tests.test_pilco import FEATURES, GOAL, HIGH, LOW, facts, model_for
 
@@ -127,16 +128,6 @@ def test_threads_and_whole_tiles_change_nothing() -> None:
     np.testing.assert_array_equal(also, gradient)
 
 
-def test_controls_in_the_place_of_a_policy() -> None:
-    cloud = particles(horizon=1)
-    given = np.array([[0.3, -0.4]])
-    states, _ = cloud.rolled(policy(), given)
-    said = PROCESS.predict(FEATURES.inputs(cloud.starts.T, np.tile(given, (16, 1))))
-    np.testing.assert_allclose(
-        states[1, 3], said.mean[:, 2] + np.sqrt(said.variance[:, 2]) * cloud.noise.normals[0, 2], rtol=1e-9
-    )
-
-
 def test_what_leaves_all_bounds_costs_infinitely() -> None:
     made = cascade()
     wild = made._replace(model=made.model._replace(slope=1e200 * np.ones_like(made.model.slope)))
@@ -190,6 +181,8 @@ def test_processes_of_integrals_are_those_of_their_speeds() -> None:
     np.testing.assert_allclose(all_.variance[:, 0], (DT / 2) ** 2 * one.variance[:, 1], atol=1e-15)
     itself = integrated(process, dataclasses.replace(features, absolute=(2,)), INTEGRALS, DT).predict(inputs)
     np.testing.assert_allclose(itself.mean[:, 0], DT / 2 * (states[:, 2] + one.mean[:, 1]), atol=1e-12)
+    reached = moved(features, INTEGRALS, DT, states, one.mean)
+    np.testing.assert_allclose(reached, features.next_states(states, all_.mean), atol=1e-12)
     again = outputs_of(whole, KNOWN)
     np.testing.assert_array_equal(again.targets, process.targets)
 
@@ -211,6 +204,39 @@ def test_what_is_seen_of_integrals_is_as_noisy_as_it_is() -> None:
         fit(inputs[:40], targets[:40], threads=1), inputs=inputs, targets=targets, noise=np.sqrt(2) * noise[2:]
     )
     np.testing.assert_allclose(sight(process, features, integrals, 0.1, before, after), noise, rtol=0.15)
+
+
+def test_particles_keep_their_functions() -> None:
+    """Where nothing is known changes add up, step for step; drawn anew they would as the root of the steps."""
+    features = Features(names=("place", "speed"), nu=1)
+    process = outputs_of(model_for(features), [1])
+    unknown = dataclasses.replace(
+        process, inputs=process.inputs + 1e4, lengthscale=np.full((1, 3), 1e2), slope=np.zeros((1, 3))
+    )
+    cloud = FunctionParticles(unknown, features, ((0, 1),), dt=DT, sight=np.zeros(2), count=400, seed=0)
+    rest = np.zeros((400, 2, 1))
+    seen = cloud.seen(np.zeros((400, 2, 2)), 16, lambda t, seen: rest, np.random.default_rng(0))
+    assert seen.shape == (400, 2, 17, 2)
+    np.testing.assert_array_equal(seen[:, 0], seen[:, 1])
+    spread = seen[:, 0, :, 1].std(axis=0)
+    assert spread[1] == pytest.approx(0.3, rel=0.15) and spread[16] == pytest.approx(16 * spread[1], rel=0.05)
+    places, speeds = seen[..., 0], seen[..., 1]
+    np.testing.assert_allclose(np.diff(places), DT * (speeds[..., 1:] + speeds[..., :-1]) / 2, atol=1e-12)
+
+
+def test_what_is_seen_is_what_is_acted_on() -> None:
+    cloud = FunctionParticles(PROCESS, FEATURES, INTEGRALS, dt=DT, sight=SIGHT, count=50, seed=0)
+    shown: list[np.ndarray] = []
+
+    def act(t: int, seen: np.ndarray) -> np.ndarray:
+        assert t == len(shown)
+        shown.append(seen)
+        return np.zeros((50, 1, 2))
+
+    first = np.random.default_rng(1).normal(size=(50, 1, 4))
+    told = cloud.seen(first, 3, act, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.stack(shown, axis=2), told[:, :, :3])
+    np.testing.assert_array_equal(told[:, :, 0], first)
 
 
 def test_speeds_are_those_of_tasks() -> None:

@@ -11,7 +11,8 @@ estimation with real systems application, IEEE Transactions on Robotics 2022, al
 
 Particles need not be normally distributed, nor a cost have a known expectation; here it is the task's goal, which is
 what other methods for few data minimise, too. Dropout smooths the cost and finds ways out of poor policies. The noise
-of particles is common to all evaluations of a search.
+of particles is common to all evaluations of a search. What is said of a trial before it is by particles of another
+kind, whose errors do not average out (`mpcrl.learning.function_particles`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mpcrl.core.configuration import configuration
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels.cascade import Cascade
 from mpcrl.learning.calibration import Predictor
+from mpcrl.learning.function_particles import FunctionParticles
 from mpcrl.learning.gaussian_process import fit, spread_out
 from mpcrl.learning.particle_search import (
     Noise,
@@ -38,9 +40,8 @@ from mpcrl.learning.particle_search import (
     cascade_of,
     first_states,
     search,
-    seen_states,
 )
-from mpcrl.learning.policies import Policy, WeightedRBFPolicy
+from mpcrl.learning.policies import Policy, WeightedRBFPolicy, controls
 from mpcrl.learning.policy_search import Found, policy_inputs
 from mpcrl.learning.replay import Transitions
 from mpcrl.models.gaussian_process import GaussianProcess
@@ -48,8 +49,8 @@ from mpcrl.models.speed_integration import integrated, outputs_of, predicted, si
 from mpcrl.tasks.features import speeds_of
 from mpcrl.tasks.task import Task
 
-_DRAWN = 100
-"""Particles of a calibration."""
+_SAID, _DRAWN = 400, 100
+"""Particles of what is said of a trial, and of a calibration."""
 
 _VIGOUR = 0.5
 """Deviation of a first policy's weights: under small ones all particles rest, and no gradient tells them to move."""
@@ -200,30 +201,44 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
         )
 
     def _said(self, starts: np.ndarray, horizon: int) -> Said:
-        seen = self._seen(first_states(starts, self.config.search.particles, self._rng(3)), horizon)[0]
-        return Said(seen.mean(axis=2), seen.std(axis=2))
+        rng, network, task = self._rng(3), self.policy.network(), self.task
+        first = starts[rng.integers(len(starts), size=_SAID)]
 
-    def _expected(self, start: np.ndarray, horizon: int) -> float:
-        return self._seen(first_states(start[None], self.config.search.particles, self._rng(3)), horizon)[1]
+        def act(t: int, seen: np.ndarray) -> np.ndarray:
+            return controls(network, policy_inputs(self.features, seen), task.control_low, task.control_high)
 
-    def _seen(self, first: np.ndarray, horizon: int) -> tuple[np.ndarray, float]:
-        """What will be seen [H + 1, nx, M] under the policy from first states [nx, M], and its mean cost."""
-        cascade, rng = self._known(self._cascade), self._rng(4)
-        states, cost = Particles(cascade, first, Noise.drawn(cascade, horizon, first.shape[1], rng)).rolled(self.policy)
-        return seen_states(cascade, states, rng), cost
+        seen = self._functions(_SAID).seen(first[:, None], horizon, act, rng)[:, 0]
+        return Said(seen.mean(axis=0), seen.std(axis=0))
 
     def predictor(self) -> Predictor:
         """Particles under given controls."""
-        cascade, policy, seed = self._known(self._cascade), self.policy, self.seed
+        functions, seed = self._functions(_DRAWN), self.seed
 
-        def predict(state: np.ndarray, controls: np.ndarray) -> np.ndarray:
-            rng = np.random.default_rng(seed)
-            first = first_states(state[None], _DRAWN, rng)
-            drawn = []
-            for plan in controls:
-                noise = Noise.drawn(cascade, len(plan), first.shape[1], rng)
-                states, _ = Particles(cascade, first, noise).rolled(policy, plan)
-                drawn.append(seen_states(cascade, states, rng))
-            return np.array(drawn).transpose(3, 0, 1, 2)
+        def predict(state: np.ndarray, plans: np.ndarray) -> np.ndarray:
+            first = np.broadcast_to(state, (_DRAWN, len(plans), len(state)))
+
+            def act(t: int, seen: np.ndarray) -> np.ndarray:
+                return np.broadcast_to(plans[:, t], (*seen.shape[:2], plans.shape[-1]))
+
+            return functions.seen(first, plans.shape[1], act, np.random.default_rng(seed))
 
         return predict
+
+    def _functions(self, count: int) -> FunctionParticles:
+        return FunctionParticles(
+            outputs_of(self.model, predicted(self.features, self.integrals)),
+            self.features,
+            self.integrals,
+            dt=self.task.dt,
+            sight=self._known(self._cascade).sight,
+            count=count,
+            seed=self.seed,
+        )
+
+    def _expected(self, start: np.ndarray, horizon: int) -> float:
+        cascade, first = (
+            self._known(self._cascade),
+            first_states(start[None], self.config.search.particles, self._rng(3)),
+        )
+        noise = Noise.drawn(cascade, horizon, first.shape[1], self._rng(4))
+        return Particles(cascade, first, noise).rolled(self.policy)[1]

@@ -295,7 +295,7 @@ def _room(D, n):
 
 
 @kernel
-def _tile(cascade, rule, controls, first, normals, sights, keep, factor, states, gradient, sums, fade):
+def _tile(cascade, rule, first, normals, sights, keep, factor, states, gradient, sums, fade):
     """`roll` for the particles from `first` on; the sum of their costs."""
     model, waves, squash = cascade.model, cascade.waves, cascade.squash
     H, nx, nu, n = len(states) - 1, states.shape[1], len(cascade.middle), rule.bells.size
@@ -322,23 +322,19 @@ def _tile(cascade, rule, controls, first, normals, sights, keep, factor, states,
                 o[i, l] = x[i, l] + cascade.sight[i] * sights[t, i, first + l]
         _seen(cascade, o, seen_z[k], turned[k, 0])
         _seen(cascade, x, whole, turned[k, 1])
-        if len(controls):
-            for j in range(nu):
-                whole[nz + j] = controls[t, j]
-        else:
-            _policy(
-                rule, seen_z[k], keep[t, :, first : first + WIDTH], factor, z_work[0], bells[k], z_work[1], z_work[4],
-                v, by_z[k],
-            )  # fmt: skip
-            for j in range(nu):
+        _policy(
+            rule, seen_z[k], keep[t, :, first : first + WIDTH], factor, z_work[0], bells[k], z_work[1], z_work[4],
+            v, by_z[k],
+        )  # fmt: skip
+        for j in range(nu):
+            for l in range(WIDTH):
+                whole[nz + j, l] = cascade.middle[j]
+                by_v[k, j, l] = 0.0
+            for f in range(2 * j, 2 * j + 2):
+                _wave(squash, f, v[j], wave, slope)
                 for l in range(WIDTH):
-                    whole[nz + j, l] = cascade.middle[j]
-                    by_v[k, j, l] = 0.0
-                for f in range(2 * j, 2 * j + 2):
-                    _wave(squash, f, v[j], wave, slope)
-                    for l in range(WIDTH):
-                        whole[nz + j, l] += wave[l]
-                        by_v[k, j, l] += slope[l]
+                    whole[nz + j, l] += wave[l]
+                    by_v[k, j, l] += slope[l]
         for d in range(D):
             w[d] = whole[cascade.seen[d]]
         for i in range(nx):
@@ -403,15 +399,13 @@ def _tile(cascade, rule, controls, first, normals, sights, keep, factor, states,
 
 
 @kernel
-def roll(cascade, rule, controls, normals, sights, keep, factor, tiles, states, totals, gradient, sums, fade):
+def roll(cascade, rule, normals, sights, keep, factor, tiles, states, totals, gradient, sums, fade):
     """Carry M particles, a multiple of WIDTH, through H steps; or those of some tiles of them.
 
     Parameters
     ----------
     cascade : Cascade
     rule : Rule
-    controls : ndarray [H, nu] or [0, nu]
-        What is done in the place of the policy's controls; without a gradient.
     normals, sights : ndarray [H, E, M], [H, nx, M]
         Normal numbers: of the processes, and of what is seen.
     keep : ndarray [H, n, M] uint8
@@ -429,9 +423,7 @@ def roll(cascade, rule, controls, normals, sights, keep, factor, tiles, states, 
     """
     for tile in range(tiles[0], tiles[1]):
         wide = np.zeros((sums.shape[1], sums.shape[2], sums.shape[3], WIDTH) if gradient else (0, 0, 0, WIDTH))
-        totals[tile] = _tile(
-            cascade, rule, controls, tile * WIDTH, normals, sights, keep, factor, states, gradient, wide, fade
-        )
+        totals[tile] = _tile(cascade, rule, tile * WIDTH, normals, sights, keep, factor, states, gradient, wide, fade)
         for a in range(wide.shape[0]):
             for b in range(wide.shape[1]):
                 for q in range(wide.shape[2]):

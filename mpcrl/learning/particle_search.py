@@ -95,13 +95,6 @@ def first_states(starts: np.ndarray, count: int, rng: np.random.Generator) -> np
     return np.ascontiguousarray(starts[rng.integers(len(starts), size=whole_tiles(count))].T)
 
 
-def seen_states(cascade: Cascade, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What is seen of states [H + 1, nx, M]; the first ones are known as they were seen."""
-    seen = states + cascade.sight[:, None] * rng.standard_normal(states.shape)
-    seen[0] = states[0]
-    return seen
-
-
 def bells_of(centres: np.ndarray, scale: np.ndarray) -> Bells:
     """K sets of functions around centres [n, D], of widths 1 / scale [K, D], as kernels take them."""
     count = len(centres)
@@ -203,12 +196,12 @@ class Particles:
         self._tiles = np.linspace(0, self._count // WIDTH, threads + 1).astype(int).tolist()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def rolled(self, policy: Policy, controls: np.ndarray | None = None) -> tuple[np.ndarray, float]:
-        """States [H + 1, nx, M], and their mean cost, under a policy or controls [H, nu] in its place.
+    def rolled(self, policy: Policy) -> tuple[np.ndarray, float]:
+        """States [H + 1, nx, M], and their mean cost.
 
         Infinite where particles leave what numbers hold, so that no such policy is chosen.
         """
-        states, cost, _ = self._rolled(policy.network(), None, 1.0, controls)
+        states, cost, _ = self._rolled(policy.network(), None, 1.0)
         return states, cost
 
     def cost_and_gradient(
@@ -227,7 +220,7 @@ class Particles:
             See `ParticleSearchConfig`.
         """
         net = policy.network()
-        _, cost, sums = self._rolled(net, keep, factor, None, fade=fade)
+        _, cost, sums = self._rolled(net, keep, factor, fade=fade)
         if not (np.isfinite(cost) and np.isfinite(sums).all()):
             return np.inf, np.zeros_like(policy.parameters)
         sums = sums.sum(axis=0) / self._count
@@ -246,7 +239,6 @@ class Particles:
         net: Network,
         keep: np.ndarray | None,
         factor: float,
-        controls: np.ndarray | None,
         *,
         fade: float | None = None,
     ) -> tuple[np.ndarray, float, np.ndarray]:
@@ -255,7 +247,6 @@ class Particles:
         states = np.empty((self._horizon + 1, *self.starts.shape))
         states[0] = self.starts
         rule = Rule(bells_of(net.centres, np.sqrt(net.precision)), net.weights)
-        given = np.zeros((0, nu)) if controls is None else np.ascontiguousarray(controls, np.float64)
         if keep is None:
             keep = np.ones((self._horizon, basis, self._count), np.uint8)
         gradient, totals = fade is not None, np.empty(tiles)
@@ -265,7 +256,6 @@ class Particles:
             roll(
                 self.cascade,
                 rule,
-                given,
                 *self.noise,
                 keep,
                 factor,

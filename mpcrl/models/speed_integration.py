@@ -47,22 +47,32 @@ def integrated(process: GaussianProcess, features: Features, integrals: Integral
     known = predicted(features, integrals)
     rows = [known.index(dict(integrals).get(i, i)) for i in range(features.nx)]
     whole = outputs_of(process, rows)
-    factor, moved = np.ones(features.nx), np.zeros((features.nx, features.size))
+    factor, line = np.ones(features.nx), np.zeros((features.nx, features.size))
     for number, speed in integrals:
         factor[number] = 0.5 * dt
         # q' = q + dt v + dt dv / 2, or q + dt v / 2 + dt v' / 2 where v' itself is predicted
-        moved[number, features.plain.index(speed)] = 0.5 * dt if speed in features.absolute else dt
+        line[number, features.plain.index(speed)] = 0.5 * dt if speed in features.absolute else dt
     root = np.sqrt(factor)  # of the polynomial's square
     return dataclasses.replace(
         whole,
-        targets=whole.targets * factor + whole.inputs @ moved.T,
+        targets=whole.targets * factor + whole.inputs @ line.T,
         signal=whole.signal * factor,
         noise=whole.noise * factor,
-        slope=whole.slope * factor[:, None] + moved,
+        slope=whole.slope * factor[:, None] + line,
         intercept=whole.intercept * factor,
         tilt=whole.tilt * root[:, None],
         bias=whole.bias * root,
     )
+
+
+def moved(features: Features, integrals: Integrals, dt: float, states: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """The states [..., nx] after outputs [..., E] of the numbers in `predicted`, at states [..., nx]."""
+    whole = np.zeros_like(states)
+    whole[..., predicted(features, integrals)] = outputs
+    following = features.next_states(states, whole)
+    for number, speed in integrals:
+        following[..., number] = states[..., number] + 0.5 * dt * (states[..., speed] + following[..., speed])
+    return following
 
 
 def sight(
