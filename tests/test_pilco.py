@@ -337,6 +337,24 @@ def test_trials_are_told_beside_what_was_predicted() -> None:
     assert plan.control == [0.0] and plan.status.value == "safe"
 
 
+@pytest.mark.parametrize("certain", [False, True])
+def test_the_first_sight_is_that_of_resets(certain: bool) -> None:
+    """The noise of what is seen of first states is counted once, be it all that there is of their spread."""
+    task = dataclasses.replace(ANALYTIC_TASKS["cartpole-pilco"](), sensor_noise=(0.05,) * 4)
+    if certain:
+        task = dataclasses.replace(task, reset=lambda rng: np.zeros(4), sensor_noise=())
+    agent = PILCO(task, config=SMALL, threads=1)
+    world = world_of(task)
+    agent.trial(world)
+    said, seen = agent.trial(world).forecast, agent._starts
+    assert said is not None and seen is not None
+    np.testing.assert_allclose(said.means[0], seen.mean(axis=0), atol=1e-12)
+    if certain:
+        assert (seen == 0).all() and np.isfinite(said.means).all()
+    else:
+        np.testing.assert_allclose(said.deviations[0], seen.std(axis=0, ddof=1), rtol=1e-9)
+
+
 @pytest.mark.parametrize("algo", ["pilco", "mc-pilco"])
 def test_searches_are_counted_with_those_that_begin_again(algo: str) -> None:
     few = {"basis": "5", "trial_steps": "12", "evaluations": "2", "restarts": "2", "enough": "1e-9"}
