@@ -212,7 +212,7 @@ def test_settings_and_what_cannot_be() -> None:
     with pytest.raises(InvalidInput, match="leave --planner out"):
         agent_for("gp-mpc", make_task("pendulum-swingup"), planner="icem")
     with pytest.raises(NoGoal, match="declares no goal"):
-        agent_for("gp-mpc", make_task("mountain-car"))
+        agent_for("gp-mpc", make_task("racecar"))
     with pytest.raises(InvalidInput, match="speaks of 'speed'"):
         planner = BeliefPlanner(limits=(Limit(terms={"speed": 1.0}, bound=1.0),))
         GPMPC(make_task("pendulum-swingup"), config=GPMPCConfig(planner=planner))

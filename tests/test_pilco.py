@@ -237,6 +237,7 @@ def test_goals_of_tasks_are_low_where_tasks_are_solved() -> None:
         ("cartpole-balance", (0.0, 0.0, 0.0, 0.0)),
         ("cartpole-pets", (0.0, math.pi, 0.0, 0.0)),
         ("cart-double-pendulum", (0.0,) * 6),
+        ("mountain-car", (math.pi / 6, 0.0)),
     ],
 )
 def test_tasks_are_solved_at_their_goals(name: str, state: tuple[float, ...]) -> None:
