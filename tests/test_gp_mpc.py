@@ -4,6 +4,7 @@ is in `benchmarks/gp_mpc.py`."""
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mpcrl.control.plan import Status
 from mpcrl.core.errors import InvalidInput, NoGoal
 from mpcrl.core.vecmath import wrap_to_pi
 from mpcrl.experiments.configure import agent_for
-from mpcrl.experiments.training import TrainResult, train
+from mpcrl.experiments.training import RESULT, TrainResult, train
 from mpcrl.experiments.worlds import world_of
 from mpcrl.kernels.belief import Chain, controls_cost
 from mpcrl.learning.policy_search import chain_of
@@ -175,9 +176,11 @@ def test_a_pendulum_is_swung_up_and_held_in_its_first_trial() -> None:
 def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     command = ["train", "gp-mpc", "pendulum-swingup", "--out", str(out), "--threads", "1", "--horizon", "5"]
-    command += ["--setting", "trial_steps=30", "--setting", "evaluations=3"]
+    command += ["--setting", "trial_steps=30", "--setting", "evaluations=3", "--setting", "limits=rate<=6@0.9"]
     assert main([*command, "--steps", "30"]) == 0
     assert main([*command, "--steps", "60"]) == 0
+    limit = {"type": "Limit", "terms": {"rate": 1.0}, "bound": 6.0, "probability": 0.9}
+    assert json.loads((out / RESULT).read_text())["config"]["config"]["planner"]["limits"] == [limit]
     printed = capsys.readouterr().out
     assert "going on after 1 trial" in printed and "plans on a belief, 5 steps ahead" in printed
     for name in ("trial_00.png", "curve.png"):  # the first one has plans as well
@@ -187,6 +190,21 @@ def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFi
     assert "steps done" in capsys.readouterr().out
 
 
+def test_limits_are_read_as_they_are_written() -> None:
+    def read(text: str) -> tuple[Limit, ...]:
+        agent = agent_for("gp-mpc", make_task("cartpole-pilco"), settings={"limits": text})
+        assert isinstance(agent, GPMPC)
+        return agent.config.planner.limits
+
+    assert read("rate<=6") == (Limit(terms={"rate": 1.0}, bound=6.0, probability=0.95),)
+    two = read(" -position + 0.5*rate >= -1e-1 @ 0.9; 2e0*velocity<=3")
+    assert two[0] == Limit(terms={"position": 1.0, "rate": -0.5}, bound=0.1, probability=0.9)
+    assert two[1] == Limit(terms={"velocity": 2.0}, bound=3.0)
+    for text in ("rate", "rate<=", "<=1", "6>=rate", "rate+rate<=1", "rate velocity<=1", "rate<=1@0.2", "rate<=1;"):
+        with pytest.raises(InvalidInput, match=r"a limit (is written such as rate<=6@0.95|speaks of 'rate velocity')"):
+            read(text)
+
+
 def test_settings_and_what_cannot_be() -> None:
     agent = agent_for("gp-mpc", make_task("pendulum-swingup"), settings={"caution": "-0.5", "refit": "9"}, horizon=12)
     assert isinstance(agent, GPMPC)
@@ -194,7 +212,7 @@ def test_settings_and_what_cannot_be() -> None:
     with pytest.raises(InvalidInput, match="leave --planner out"):
         agent_for("gp-mpc", make_task("pendulum-swingup"), planner="icem")
     with pytest.raises(NoGoal, match="declares no goal"):
-        agent_for("gp-mpc", make_task("mountain-car"))
+        agent_for("gp-mpc", make_task("racecar"))
     with pytest.raises(InvalidInput, match="speaks of 'speed'"):
         planner = BeliefPlanner(limits=(Limit(terms={"speed": 1.0}, bound=1.0),))
         GPMPC(make_task("pendulum-swingup"), config=GPMPCConfig(planner=planner))

@@ -237,6 +237,7 @@ def test_goals_of_tasks_are_low_where_tasks_are_solved() -> None:
         ("cartpole-balance", (0.0, 0.0, 0.0, 0.0)),
         ("cartpole-pets", (0.0, math.pi, 0.0, 0.0)),
         ("cart-double-pendulum", (0.0,) * 6),
+        ("mountain-car", (math.pi / 6, 0.0)),
     ],
 )
 def test_tasks_are_solved_at_their_goals(name: str, state: tuple[float, ...]) -> None:
@@ -335,6 +336,24 @@ def test_trials_are_told_beside_what_was_predicted() -> None:
     np.testing.assert_array_equal(agent.controller.plan(state).control, agent.act(state))
     plan = agent.controller.plan(np.full(4, np.nan))
     assert plan.control == [0.0] and plan.status.value == "safe"
+
+
+@pytest.mark.parametrize("certain", [False, True])
+def test_the_first_sight_is_that_of_resets(certain: bool) -> None:
+    """The noise of what is seen of first states is counted once, be it all that there is of their spread."""
+    task = dataclasses.replace(ANALYTIC_TASKS["cartpole-pilco"](), sensor_noise=(0.05,) * 4)
+    if certain:
+        task = dataclasses.replace(task, reset=lambda rng: np.zeros(4), sensor_noise=())
+    agent = PILCO(task, config=SMALL, threads=1)
+    world = world_of(task)
+    agent.trial(world)
+    said, seen = agent.trial(world).forecast, agent._starts
+    assert said is not None and seen is not None
+    np.testing.assert_allclose(said.means[0], seen.mean(axis=0), atol=1e-12)
+    if certain:
+        assert (seen == 0).all() and np.isfinite(said.means).all()
+    else:
+        np.testing.assert_allclose(said.deviations[0], seen.std(axis=0, ddof=1), rtol=1e-9)
 
 
 @pytest.mark.parametrize("algo", ["pilco", "mc-pilco"])

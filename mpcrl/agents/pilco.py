@@ -10,7 +10,8 @@ Deisenroth and Rasmussen: PILCO: a model-based and data-efficient approach to po
         apply that policy, store what came of it
 
 The policy sees what the processes see: numbers, and sines and cosines of angles. The cost is the task's goal (`Goal`),
-whose expectation is known; the belief about the first state is that of the task's own resets.
+whose expectation is known; the belief about the first state is that of the task's own resets, less the processes' noise
+in what is seen of them.
 """
 
 from __future__ import annotations
@@ -122,11 +123,12 @@ class PILCO(PolicyAgent[PILCOConfig]):
         inputs = self.features.inputs(rows.states, rows.controls)
         targets = self.features.targets(rows.states, rows.next_states)
         self._use(fit(inputs, targets, FITTED, seed=self.seed, threads=threads))
-        mean, cov = _normal(self._known(self._starts))
+        chain = self._known(self._chain)
+        mean, cov = _normal(self._known(self._starts), chain.noise)
 
         def searched(starts: Iterable[Policy], told: OnEvaluation) -> Found:
             return search(
-                self._known(self._chain),
+                chain,
                 list(starts),
                 mean=mean,
                 cov=cov,
@@ -156,7 +158,7 @@ class PILCO(PolicyAgent[PILCOConfig]):
 
     def _said(self, starts: np.ndarray, horizon: int) -> Said:
         chain = self._known(self._chain)
-        said = forecast(chain, self.policy, *_normal(starts), horizon)
+        said = forecast(chain, self.policy, *_normal(starts, chain.noise), horizon)
         seen = np.diagonal(said.covs, axis1=1, axis2=2) + chain.noise
         return Said(said.means, np.sqrt(np.maximum(seen, 0)))
 
@@ -169,6 +171,12 @@ class PILCO(PolicyAgent[PILCOConfig]):
         return belief_predictor(self._known(self._chain), seed=self.seed)
 
 
-def _normal(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [nx] and covariance [nx, nx] of states [N, nx]."""
-    return states.mean(axis=0), np.cov(states.T).reshape(states.shape[1], -1)
+def _normal(seen: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [nx] and covariance [nx, nx] of states that were seen [N, nx] with noise of this variance [nx].
+
+    Each number's spread is less by the noise, or 0: whoever looks at the belief adds the noise again.
+    """
+    cov = np.cov(seen.T).reshape(seen.shape[1], -1)
+    variance = np.diagonal(cov)
+    share = np.sqrt(np.maximum(variance - noise, 0.0) / np.maximum(variance, noise))
+    return seen.mean(axis=0), share[:, None] * cov * share

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from mpcrl.models.risk import RISKS, Risk
 from mpcrl.planners import PLANNERS
 from mpcrl.planners.planner import Planner
 from mpcrl.tasks.features import Features
+from mpcrl.tasks.limit import Limit
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.task import AnalyticTask, Task
 
@@ -391,9 +393,41 @@ def _risk(text: str) -> Risk:
         ) from error
 
 
+_TERM = re.compile(r"\s*([+-]?)\s*(?:([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*\*)?\s*([^-+*<>=@;]+?)\s*(?=[-+]|$)")
+"""A factor times a name; the sign may be left out of the first."""
+
+
+def _limits(text: str) -> tuple[Limit, ...]:
+    """`rate<=6@0.95;position-0.5*rate>=-1`: sums of factors times names, bounds, and probabilities."""
+    return tuple(_limit(part) for part in text.split(";"))
+
+
+def _limit(text: str) -> Limit:
+    whole, at, probability = text.partition("@")
+    left, relation, bound = next((whole.partition(sign) for sign in ("<=", ">=") if sign in whole), (whole, "", ""))
+    terms: dict[str, float] = {}
+    try:
+        sign, end = 1.0 if relation == "<=" else -1.0, 0
+        while end < len(left):
+            found = _TERM.match(left, end)
+            if found is None or (end and not found[1]) or found[3] in terms:
+                raise ValueError
+            terms[found[3]] = sign * float(f"{found[1]}{found[2] or 1}")
+            end = found.end()
+        sure = float(probability) if at else Limit.probability
+        return Limit(terms=terms, bound=sign * float(bound), probability=sure)
+    except ValueError as error:
+        raise InvalidInput(
+            f"a limit is written such as rate<=6@0.95 or position-0.5*rate>=-1, with ; between two: each name once, a "
+            f"bound, and @ a probability from 0.5 to 1, which is 0.95 where it is left out; got {text!r}"
+        ) from error
+
+
 def _read_setting(name: str, text: str, annotation: str) -> Any:
     if annotation == "Risk":
         return _risk(text)
+    if annotation == "tuple[Limit, ...]":
+        return _limits(text)
     kinds = [kind.strip() for kind in annotation.split("|")]
     for kind in kinds:
         with contextlib.suppress(ValueError, KeyError):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpcrl.tasks.canvas import BLUE, GREEN, INK, PALE, Canvas
+from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.task import AnalyticTask
 
 
@@ -117,4 +118,5 @@ def mountain_car() -> AnalyticTask:
         reset=reset,
         solved=solved,
         draw=draw,
+        goal=Goal(terms=({"position": 1.0},), target=(math.pi / 6.0,), width=0.3),  # the hilltop, beyond the flag
     )
