@@ -354,3 +354,28 @@ def test_damaged_files_are_refused() -> None:
     ):
         with pytest.raises(DamagedExport):
             GaussianProcess.of_files(wrong)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("inducing", [False, True])
+def test_slopes_are_those_of_the_means(kernel: str, inducing: bool) -> None:
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=(25, 3))
+    process = GaussianProcess(
+        kernel=kernel,
+        inputs=inputs,
+        targets=rng.normal(size=(25, 2)),
+        lengthscale=np.exp(0.3 * rng.normal(size=(2, 3))),
+        signal=np.array([1.0, 0.7]),
+        noise=np.array([0.1, 0.2]),
+        slope=rng.normal(size=(2, 3)),
+        intercept=rng.normal(size=2),
+        tilt=0.3 * rng.normal(size=(2, 3)),
+        bias=np.array([0.2, 0.5]),
+        inducing=inputs[:9] if inducing else None,
+    )
+    at, h = rng.normal(size=(4, 2, 3)), 1e-6
+    at[0, 0] = inputs[0]  # where a distance is 0
+    steps = h * np.eye(3)
+    differences = [(process.predict(at + d).mean - process.predict(at - d).mean) / (2 * h) for d in steps]
+    np.testing.assert_allclose(process.slopes(at), np.stack(differences, axis=-1), rtol=1e-6, atol=1e-7)

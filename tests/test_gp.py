@@ -16,7 +16,9 @@ from mpcrl.control.controller import Controller
 from mpcrl.control.export import export, load
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.errors import DamagedExport, InvalidInput
+from mpcrl.core.local import Policy
 from mpcrl.core.threads import ThreadBudget
+from mpcrl.core.vecmath import wrap_to_pi
 from mpcrl.experiments.configure import predictor_for
 from mpcrl.learning.gaussian_process import fit
 from mpcrl.models.analytic import Analytic
@@ -24,8 +26,8 @@ from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.models.gp import GP
 from mpcrl.models.gp_functions import Draws, Predictor, draw
 from mpcrl.models.risk import CVaR, Worst
-from mpcrl.planners import icem
-from mpcrl.tasks.features import features_of
+from mpcrl.planners import icem, ilqr
+from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.registry import make_task
 from mpcrl.tasks.task import AnalyticTask
 
@@ -143,6 +145,110 @@ def test_risk_use_and_other_costs() -> None:
         model.use(dataclasses.replace(PROCESS, kernel="matern52"))
     state, control = np.array([0.3, 0.1]), np.array([0.5])
     assert model.terms(state, control, 0, TASK.params) == Analytic(TASK).terms(state, control, 0, TASK.params)
+
+
+# Gradient planners.
+
+
+def falling(x: Any, p: Any) -> bool:
+    return x[0] > 2.6
+
+
+def last_cost(x: Any, p: Any) -> float:
+    return 3.0 * (1.0 - math.cos(x[0])) + x[1] ** 2
+
+
+ENDING = dataclasses.replace(TASK, terminated=falling, terminal=last_cost)
+BOUNDS = np.array([[-2.0], [2.0], [0.5], [0.1]])
+
+
+def nominal(horizon: int = H) -> tuple[np.ndarray, np.ndarray]:
+    controls = CONTROLS[0, :horizon].astype(np.float64)
+    return GP(TASK, PROCESS, propagation="mean").rollout(START, controls[None], 0, TASK.params)[0], controls
+
+
+def test_derivatives_of_next_states_go_through_features() -> None:
+    features = Features(names=("place", "angle", "speed", "rate"), nu=2, angles=(1,), unseen=(0,), absolute=(3,))
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(features.size, features.nx))
+
+    def following(z: np.ndarray) -> np.ndarray:
+        x, u = z[..., :4], z[..., 4:]
+        return features.next_states(x, np.tanh(features.inputs(x, u) @ weights))
+
+    z, h = rng.normal(size=(5, 6)), 1e-6
+    outputs = np.tanh(features.inputs(z[:, :4], z[:, 4:]) @ weights)
+    found = features.slopes(z[:, :4], (1 - outputs[..., None] ** 2) * weights.T)
+    differences = np.stack([following(z + h * d) - following(z - h * d) for d in np.eye(6)], axis=-1) / (2 * h)
+    np.testing.assert_allclose(found, differences, atol=1e-8)
+
+
+def test_an_expansion_has_the_slopes_of_the_means_and_the_costs_of_the_task() -> None:
+    states, controls = nominal()
+    found = GP(ENDING, PROCESS).local.expand(states, controls, 3, TASK.params, ThreadBudget(1))
+    true = Analytic(ENDING).local.expand(states, controls, 3, TASK.params, ThreadBudget(1))
+    for name in ("gradient", "hessian", "last_gradient", "last_hessian"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(true, name))
+
+    def following(z: np.ndarray) -> np.ndarray:
+        return z[..., :2] + PROCESS.predict(FEATURES.inputs(z[..., :2], z[..., 2:])).mean
+
+    z, h = np.concatenate([states[:-1], controls], axis=1), 1e-6
+    differences = np.stack([following(z + h * d) - following(z - h * d) for d in np.eye(3)], axis=-1) / (2 * h)
+    np.testing.assert_allclose(found.jacobian, differences, atol=1e-7)
+    assert np.abs(found.jacobian - true.jacobian).max() > 1e-4  # the pendulum itself is another
+
+
+@pytest.mark.parametrize("task", [TASK, ENDING])
+def test_rollouts_under_feedback_against_a_plain_twin(task: AnalyticTask) -> None:
+    states, controls = nominal()
+    rng = np.random.default_rng(2)
+    policy = Policy(states, controls, rng.normal(size=(H, 1)), rng.normal(size=(H, 1, 2)))
+    sizes, t, ended = np.array([1.0, 0.5, 0.0]), 4, []
+    found = GP(task, PROCESS).local.follow(policy, sizes, BOUNDS, START, t, task.params)
+    for a, size in enumerate(sizes):
+        x, u, total, going = START, BOUNDS[3], 0.0, True
+        for k in range(H):
+            wanted = controls[k] + size * policy.feedforward[k] + policy.gains[k] @ (x - states[k])
+            u = np.clip(np.clip(wanted, u - 0.5, u + 0.5), -2.0, 2.0)
+            np.testing.assert_allclose(found[0][a, k], x, atol=1e-9)
+            np.testing.assert_allclose(found[1][a, k], u, atol=1e-9)
+            if going:
+                total += float(sum(task.cost(tuple(x), tuple(u), t + k, task.params)))
+                x = x + PROCESS.predict(FEATURES.inputs(x, u)).mean
+                going = task.terminated is None or not task.terminated(tuple(x), task.params)
+        total += float(task.terminal(tuple(x), task.params)) if going and task.terminal else 0.0
+        assert found[2][a] == pytest.approx(total, rel=1e-9)
+        ended.append(not going)
+    assert any(ended) == (task is ENDING)
+
+
+def test_ilqr_swings_the_pendulum_up_through_what_was_learned() -> None:
+    model = GP(TASK, learned(150, noise=0.003))
+    controller = Controller(TASK, ilqr(horizon=30, budget=42, iterations=5), model=model, threads=1)
+    state = np.array([math.pi, 0.0])
+    first = controller.plan(state)
+    means, plan = GP(TASK, model.process, propagation="mean"), Candidates.from_rows(first.controls[None], np.float32)
+    said = means.costs(state, plan, 0, TASK.params, ThreadBudget(1))
+    assert first.cost == pytest.approx(said[0], rel=1e-3)  # what it says is what the means cost
+    controller.reset()
+    angles = []
+    for _ in range(90):
+        state = np.array(TASK.step(tuple(state), tuple(controller.act(state)), TASK.params))
+        angles.append(abs(wrap_to_pi(state[0])))
+    assert max(angles[-20:]) < 0.2
+    before, other = model.local, learned(20)
+    model.use(other)
+    assert model.local.process is other and model.local.costs is before.costs
+
+
+def test_ilqr_needs_a_cost_that_has_derivatives() -> None:
+    pytest.importorskip("mujoco")
+    task = make_task("InvertedPendulum-v5")
+    features = features_of(task)
+    process = fit(np.zeros((3, features.size)), np.zeros((3, features.nx)))
+    with pytest.raises(InvalidInput, match="derivatives of the cost, which task 'InvertedPendulum-v5' has as a Mujoco"):
+        _ = GP(task, process).local
 
 
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:

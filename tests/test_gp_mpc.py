@@ -188,6 +188,9 @@ def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFi
     run = ["run", "pendulum-swingup", "--model", str(out), "--steps", "3", "--budget", "32", "--horizon", "3"]
     assert main([*run, "--threads", "1"]) == 0
     assert "steps done" in capsys.readouterr().out
+    gradient = [*run[:4], "--steps", "3", "--planner", "ilqr", "--budget", "12", "--horizon", "3"]
+    assert main([*gradient, "--threads", "1"]) == 0
+    assert "ilqr, 12 trajectories" in capsys.readouterr().out
 
 
 def test_limits_are_read_as_they_are_written() -> None:

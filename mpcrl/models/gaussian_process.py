@@ -241,6 +241,26 @@ class GaussianProcess:
             variance[:, e] = np.maximum(self.prior_variance(e, flat) - explained, 0)
         return Latent(mean.reshape(*inputs.shape[:-1], -1), variance.reshape(*inputs.shape[:-1], -1))
 
+    def slopes(self, inputs: np.ndarray) -> np.ndarray:
+        """Derivatives [..., E, D] of the means with respect to inputs [..., D]."""
+        inputs = np.asarray(inputs, np.float64)
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        found = np.tile(self.slope, (len(flat), 1, 1))
+        for e in range(self.outputs):
+            away = (flat[:, None] - self.centers) / self.lengthscale[e]
+            square = (away**2).sum(axis=-1)
+            if self.kernel == "matern52":
+                r = np.sqrt(5 * square)
+                falling = 5 / 3 * (1 + r) * np.exp(-r)  # -dk / d(square / 2), over the variance
+            else:
+                falling = np.exp(-square / 2)
+            weights = -(self.signal[e] ** 2) * self.beta[e] * falling
+            found[:, e] += np.einsum("ni,nid->nd", weights, away) / self.lengthscale[e]
+            if self.kernel == "se+polynomial":
+                tilted = self.centers * self.tilt[e] ** 2
+                found[:, e] += 2 * ((self.bias[e] ** 2 + flat @ tilted.T) * self.beta[e]) @ tilted
+        return found.reshape(*inputs.shape[:-1], *found.shape[1:])
+
     def update(self, output: int, drawn: np.ndarray, normals: np.ndarray) -> np.ndarray:
         """Factors [P, m] of covariances with the centers that turn functions of the prior into those of the posterior.
 

@@ -12,12 +12,15 @@ from mpcrl.core.configuration import configuration, short
 from mpcrl.core.errors import InvalidInput
 from mpcrl.kernels import gaussian_process as kernels
 from mpcrl.kernels.ensemble import Numbers
+from mpcrl.models.analytic import check_by_calling
 from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.models.gp_functions import Draws, draw, packed
+from mpcrl.models.gp_local import LocalGP
+from mpcrl.models.local import LocalModel
 from mpcrl.models.particles import Job, Particles, Plan
 from mpcrl.models.risk import Risk
 from mpcrl.tasks.features import Features, features_of
-from mpcrl.tasks.task import Task
+from mpcrl.tasks.task import AnalyticTask, Task
 
 PROPAGATIONS = ("pathwise", "fresh", "mean")
 
@@ -96,6 +99,7 @@ class GP(Particles):
             )
         self._connect(self._features, kernels.forward(process.kernel, width, precision))
         self._known = process, self._read(process)
+        self._local: LocalGP | None = None
 
     def use(self, process: GaussianProcess) -> None:
         """Predict with these processes from now on, of the same kernel, inputs and outputs. Nothing is compiled."""
@@ -108,6 +112,20 @@ class GP(Particles):
     def process(self) -> GaussianProcess:
         """What it predicts with; see `use`."""
         return self._known[0]
+
+    @property
+    def local(self) -> LocalGP:
+        """Derivatives and rollouts under feedback of the processes' means, for gradient planners."""
+        if not isinstance(self.task, AnalyticTask):
+            raise InvalidInput(
+                f"a gradient planner needs the derivatives of the cost, which task {self.task.name!r} has as a "
+                f"{type(self.task).__name__} none of; use an AnalyticTask, or a sampling planner (icem, mppi, ...)"
+            )
+        process, local = self.process, self._local  # read once: another thread may put others in their place
+        if local is None or local.process is not process:
+            costs = LocalModel(self.task, check_by_calling(self.task)) if local is None else local.costs
+            self._local = local = LocalGP(self.task, self._features, process, costs)
+        return local
 
     @property
     def features(self) -> Features:

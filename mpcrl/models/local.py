@@ -50,7 +50,16 @@ class LocalModel:
         self._stencil, self._pairs = _stencil(self._n)
         self._last_stencil, self._last_pairs = _stencil(self._nx)
 
-    def expand(self, states: np.ndarray, controls: np.ndarray, t: int, params: Any, threads: ThreadBudget) -> Expansion:
+    def expand(
+        self,
+        states: np.ndarray,
+        controls: np.ndarray,
+        t: int,
+        params: Any,
+        threads: ThreadBudget,
+        *,
+        jacobian: np.ndarray | None = None,
+    ) -> Expansion:
         """Derivatives along a trajectory.
 
         Takes 2 n evaluations of `step` and 2 n + 1 + n (n + 1) of `cost` per control step, n = nx + nu.
@@ -63,6 +72,8 @@ class LocalModel:
             Control steps since the reset at the first state.
         params : NamedTuple
         threads : ThreadBudget
+        jacobian : ndarray [H, nx, n], optional
+            Of other dynamics than the task's, which are not evaluated then.
 
         Returns
         -------
@@ -74,20 +85,21 @@ class LocalModel:
         scale = _power_of_two(np.concatenate([np.maximum(np.abs(states).max(0), 1.0), self._half_range]))
         first, second = FIRST * scale, SECOND * scale
         offsets = np.concatenate([self._singles * first, self._stencil * second])
-        base = np.empty((n, -(-horizon // WIDTH) * WIDTH))
-        base[:nx, :horizon], base[nx:, :horizon] = states[:-1].T, controls.T
-        base[:, horizon:] = base[:, horizon - 1 : horizon]
-        following, costs = np.empty((2 * n, nx, base.shape[1])), np.empty((len(offsets), base.shape[1]))
+        base = self._columns(states, controls)
+        following = np.empty((2 * n if jacobian is None else 0, nx, base.shape[1]))
+        costs = np.empty((len(offsets), base.shape[1]))
         with threads.for_work(_SECONDS_PER_PROBE * costs.size).kernels():
             self._kernels.probe(base, offsets, t, following, costs, *values)
         ends = np.zeros(len(self._last_singles) + len(self._last_stencil))
         if self._has_terminal:
             offsets = np.concatenate([self._last_singles * first[:nx], self._last_stencil * second[:nx]])
             self._kernels.last(states[-1] + offsets, ends, *values)
-        following, costs = following[:, :, :horizon], costs[:, :horizon]
+        costs = costs[:, :horizon]
         with np.errstate(invalid="ignore"):  # infinite costs, which is for the caller to see
+            if jacobian is None:
+                jacobian = _slopes(following[:, :, :horizon], first).transpose(2, 1, 0)
             return Expansion(
-                jacobian=np.ascontiguousarray(_slopes(following, first).transpose(2, 1, 0)),
+                jacobian=np.ascontiguousarray(jacobian),
                 gradient=np.ascontiguousarray(_slopes(costs[: 2 * n], first).T),
                 hessian=np.ascontiguousarray(_curvature(costs[2 * n :], second, self._pairs).transpose(2, 0, 1)),
                 last_gradient=_slopes(ends[: 2 * nx], first[:nx]),
@@ -124,6 +136,29 @@ class LocalModel:
         values = self._coerced(params)
         self._kernels.follow(*policy, padded, bounds, state, t, states, controls, costs, *values)
         return _rows(states)[:count], _rows(controls)[:count], costs[:count]
+
+    def stage_costs(self, states: np.ndarray, controls: np.ndarray, t: int, params: Any) -> np.ndarray:
+        """Costs [H] of each control step along a trajectory [H + 1, nx], [H, nu]."""
+        base, values = self._columns(states, controls), self._coerced(params)
+        costs = np.empty((1, base.shape[1]))
+        with ThreadBudget(1).kernels():
+            self._kernels.probe(base, np.zeros((1, self._n)), t, np.empty((0, self._nx, 0)), costs, *values)
+        return costs[0, : len(controls)]
+
+    def last_costs(self, states: np.ndarray, params: Any) -> np.ndarray:
+        """Terminal costs [N] of states [N, nx]; 0 without one."""
+        ends = np.zeros(len(states))
+        if self._has_terminal:
+            self._kernels.last(np.ascontiguousarray(states), ends, *self._coerced(params))
+        return ends
+
+    def _columns(self, states: np.ndarray, controls: np.ndarray) -> np.ndarray:
+        """States and controls of each step as columns [n, at least H], the last one again where lanes are left."""
+        horizon = len(controls)
+        base = np.empty((self._n, -(-horizon // WIDTH) * WIDTH))
+        base[: self._nx, :horizon], base[self._nx :, :horizon] = states[:-1].T, controls.T
+        base[:, horizon:] = base[:, horizon - 1 : horizon]
+        return base
 
     def _coerced(self, params: Any) -> tuple[Any, ...]:
         """The values of params for the kernels; those of the last call where nothing can have changed since."""

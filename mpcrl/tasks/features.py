@@ -95,6 +95,25 @@ class Features:
         following[..., absolute] = outputs[..., absolute]
         return following
 
+    def slopes(self, states: np.ndarray, by_inputs: np.ndarray) -> np.ndarray:
+        """Derivatives [..., nx, nx + nu] of the next states by states and controls, from those of outputs by inputs.
+
+        Parameters
+        ----------
+        states : ndarray [..., nx]
+        by_inputs : ndarray [..., nx, size]
+        """
+        plain, angles = list(self.plain), list(self.angles)
+        sines, cosines = (len(plain) + i * len(angles) + np.arange(len(angles)) for i in range(2))
+        found = np.zeros((*by_inputs.shape[:-1], self.nx + self.nu))
+        found[..., plain] = by_inputs[..., : len(plain)]
+        turned = states[..., None, angles]
+        found[..., angles] = by_inputs[..., sines] * np.cos(turned) - by_inputs[..., cosines] * np.sin(turned)
+        found[..., self.nx :] = by_inputs[..., self.size - self.nu :]
+        changes = [i for i in range(self.nx) if i not in self.absolute]
+        found[..., changes, changes] += 1.0
+        return found
+
     def targets(self, states: np.ndarray, following: np.ndarray) -> np.ndarray:
         """The outputs [..., nx] that lead from states to others: changes, of angles the shorter way round."""
         changes = following - states
