@@ -429,6 +429,7 @@ import sys
 sys.modules["gpytorch"] = None
 import numpy as np
 import mpcrl
+from mpcrl.core.errors import MissingDependency
 from mpcrl.learning.gaussian_process import GaussianProcessConfig, fit
 task = mpcrl.make_task("cartpole-pilco")
 planner = mpcrl.planners.icem(budget=16, horizon=5)
@@ -437,7 +438,7 @@ assert np.isfinite(controller.act(np.zeros(4))).all()
 assert "torch" not in sys.modules
 try:
     fit(np.ones((9, 2)), np.ones((9, 1)), GaussianProcessConfig(inducing=3, sparse="variational"))
-except mpcrl.MissingDependency as error:
+except MissingDependency as error:
     assert "gpytorch is not installed; install it with: pip install 'mpcrl[learning]'" in str(error), error
 else:
     raise AssertionError"""
