@@ -2,6 +2,7 @@
 
     python benchmarks/gp.py            predictions and a fit: benchmarks/results/gp_speed.csv
     python benchmarks/gp.py fits       30 data sets, each from ten starts: benchmarks/results/gp_fits.csv
+    python benchmarks/gp.py sparse     2000 transitions summed up: benchmarks/results/gp_sparse.csv
 
 300 observations, 6 inputs, 4 outputs; predictions at 1000 inputs. All sides have the same hyper-parameters and are
 first checked to predict the same; they take their turn in every round, and times are medians. gpytorch's caches are
@@ -10,6 +11,11 @@ rounds.
 
 Fits: even data sets are drawn from processes of random length scales and noise, odd ones are a cart-pole's changes from
 random states. A default fit is good if what it maximised is within 0.1 nat of the best of ten starts, for each output.
+
+Sparse: the cart-pole of the PILCO papers as it is seen, with its sensors' noise, under random forces: 50 episodes to
+learn from, 25 others to be judged by. Errors are root mean squares in standard deviations of each target, and densities
+natural logarithms per number in the same units, so that normal numbers of the targets' own mean and deviation have 1
+and -1.42.
 """
 
 from __future__ import annotations
@@ -36,11 +42,17 @@ from mpcrl.kernels.network import TARGET
 from mpcrl.learning.gaussian_process import GaussianProcessConfig, OutputReport, fit
 from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.models.gp_functions import Predictor, draw
+from mpcrl.tasks.features import features_of
+from mpcrl.tasks.registry import make_task
+from mpcrl.tasks.task import AnalyticTask
 
 COUNT, WIDTH, OUTPUTS, QUERIES, WAVES = 300, 6, 4, 1000, 256
 COLUMNS = (
     "what", "side", "precision", "threads", "ms", "against_gpytorch", "of_floor", "bar", "met", "machine", "versions",
     "date",
+)  # fmt: skip
+SPARSE_COLUMNS = (
+    "what", "observations", "inducing", "threads", "seconds", "error", "log_density", "machine", "versions", "date",
 )  # fmt: skip
 FITS = ("data_set", "outputs", "seconds", "worst_gap", "good", "machine", "date")
 
@@ -320,14 +332,77 @@ def fits() -> list[dict[str, Any]]:
     return rows
 
 
+def transitions(episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of the PILCO papers' cart-pole under random forces, seen with noise."""
+    task = make_task("cartpole-pilco")
+    assert isinstance(task, AnalyticTask)
+    features, rng, inputs, targets = features_of(task), np.random.default_rng(seed), [], []
+    for _ in range(episodes):
+        state = tuple(task.reset(rng))
+        seen = task.seen(state, rng)
+        for _ in range(task.episode_steps):
+            force = rng.uniform(task.control_low, task.control_high)
+            state = task.step(state, tuple(force), task.params)
+            following = task.seen(state, rng)
+            inputs.append(features.inputs(seen[None], force[None])[0])
+            targets.append(following - seen)
+            seen = following
+    return np.array(inputs), np.array(targets)
+
+
+def sparse(threads: int) -> list[dict[str, Any]]:
+    import gpytorch
+    import torch
+
+    inputs, targets = transitions(50, 0)
+    queries, wanted = transitions(25, 1)
+    some = np.sort(np.random.default_rng(2).choice(len(inputs), 1000, replace=False))
+    scale = targets.std(axis=0)
+    versions = f"gpytorch {gpytorch.__version__}, torch {torch.__version__}"
+    fit(inputs[:50], targets[:50], GaussianProcessConfig(inducing=9, sparse="variational"))  # compiled and imported
+    cases = [("exact", some, None), ("exact", np.arange(len(inputs)), None)]
+    cases += [(kind, np.arange(len(inputs)), m) for m in (100, 200) for kind in ("dtc", "fitc", "variational")]
+    rows = []
+    for what, chosen, inducing in cases:
+        config = GaussianProcessConfig(inducing=inducing, **({"sparse": what} if inducing else {}))
+        begin = time.perf_counter()
+        process = fit(inputs[chosen], targets[chosen], config, threads=threads)
+        _ = process.beta, process.root
+        seconds = time.perf_counter() - begin
+        mean, variance = process.predict(queries)
+        away, spread = (wanted - mean) / scale, (variance + process.noise**2) / scale**2
+        density = -0.5 * (away**2 / spread + np.log(2 * np.pi * spread))
+        rows.append(
+            {
+                "what": what,
+                "observations": len(chosen),
+                "inducing": inducing or "",
+                "threads": threads,
+                "seconds": f"{seconds:.1f}",
+                "error": f"{np.sqrt((away**2).mean()):.4f}",
+                "log_density": f"{density.mean():.4f}",
+                "machine": machine(),
+                "versions": versions,
+                "date": datetime.date.today().isoformat(),
+            }
+        )
+        print("  ".join(f"{name} {rows[-1][name]}" for name in SPARSE_COLUMNS[:7]), flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="?", choices=("speed", "fits"), default="speed")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("study", nargs="?", choices=("speed", "fits", "sparse"), default="speed")
+    parser.add_argument("--rounds", type=int, default=15, help="of speed")
+    parser.add_argument("--threads", type=int, default=2, help="of sparse")
     options = parser.parse_args()
     use_cores(2)
-    rows, columns = (speed(options.rounds), COLUMNS) if options.study == "speed" else (fits(), FITS)
-    if options.study == "speed":
+    if options.study == "fits":
+        rows, columns = fits(), FITS
+    elif options.study == "sparse":
+        rows, columns = sparse(options.threads), SPARSE_COLUMNS
+    else:
+        rows, columns = speed(options.rounds), COLUMNS
         for row in rows:
             print("  ".join(f"{name} {row[name]}" for name in COLUMNS[:-3] if row.get(name)))
     path = REPOSITORY / "benchmarks" / "results" / f"gp_{options.study}.csv"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,12 @@ import pytest
 from mpcrl.core.bundle import to_json
 from mpcrl.core.errors import DamagedExport, InvalidInput
 from mpcrl.learning.gaussian_process import MEANS, Evidence, GaussianProcessConfig, OutputReport, fit, spread_out
-from mpcrl.models.gaussian_process import KERNELS, GaussianProcess
+from mpcrl.models.gaussian_process import KERNELS, SPARSE, GaussianProcess
+from mpcrl.models.gp import GP
 from mpcrl.models.gp_functions import Draws, Predictor, draw
+from mpcrl.tasks.features import features_of
+from mpcrl.tasks.registry import make_task
+from mpcrl.tasks.task import AnalyticTask
 
 
 def process(kernel: str = "se", n: int = 30, width: int = 3, outputs: int = 2, **more: Any) -> GaussianProcess:
@@ -189,7 +196,7 @@ def test_bad_data_and_settings_are_refused() -> None:
         ({"starts": 0}, "starts must be"),
         ({"snr": 3.0}, "snr must be above"),
         ({"inducing": 0}, "inducing must be"),
-        ({"sparse": "vfe"}, "sparse must be"),
+        ({"sparse": "vfe"}, "sparse must be one of fitc, dtc, variational"),
     ]
     for wrong, message in settings:
         with pytest.raises(InvalidInput, match=message):
@@ -198,7 +205,7 @@ def test_bad_data_and_settings_are_refused() -> None:
 
 # ---- inducing inputs -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("sparse", ["fitc", "dtc"])
+@pytest.mark.parametrize("sparse", SPARSE)
 def test_all_inputs_as_inducing_ones_predict_exactly(kernel: str, sparse: str) -> None:
     exact = process(kernel)
     summed = dataclasses.replace(exact, inducing=exact.inputs, sparse=sparse)
@@ -259,6 +266,183 @@ def test_many_observations_are_summed_up() -> None:
     data: dict[str, Any] = {k: np.repeat(getattr(single, k), 2, 0) for k in ("inputs", "targets")}
     twice = dataclasses.replace(single, **data)
     assert len(spread_out(twice, 60)) <= 30
+
+
+# ---- variational inducing inputs -------------------------------------------------------------------------------------
+def transitions(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and changes of the PILCO papers' cart-pole along episodes of random forces, seen with noise."""
+    task = make_task("cartpole-pilco")
+    assert isinstance(task, AnalyticTask)
+    rng, inputs, targets = np.random.default_rng(seed), [], []
+    state = tuple(task.reset(rng))
+    for t in range(count):
+        if t % task.episode_steps == 0:
+            state = tuple(task.reset(rng))
+        force, seen = rng.uniform(task.control_low, task.control_high), task.seen(state, rng)
+        state = task.step(state, tuple(force), task.params)
+        inputs.append(features_of(task).inputs(seen[None], force[None])[0])
+        targets.append(task.seen(state, rng) - seen)
+    return np.array(inputs), np.array(targets)
+
+
+@pytest.mark.parametrize(("kernel", "mean"), [("se", "zero"), ("matern52", "linear"), ("se+polynomial", "constant")])
+def test_the_bound_and_its_gradient(kernel: str, mean: str) -> None:
+    """Against differences of fourth order; below the evidence, and at it where all inputs are inducing ones."""
+    from mpcrl.learning.variational import Bound
+
+    rng = np.random.default_rng(0)
+    inputs, places = rng.normal(size=(25, 3)), rng.normal(size=(6, 3))
+    target = np.sin(inputs[:, 0]) + inputs[:, 1] + 0.1 * rng.normal(size=25)
+    stretch, shift = np.array([1.0, 2.0, 0.5]), np.array([0.1, 0.2, 0.3])
+    exact = Evidence(GaussianProcessConfig(kernel=kernel, mean=mean), inputs, target, inputs * stretch + shift)
+    columns = np.column_stack([np.ones(25), inputs])[:, : {"zero": 0, "constant": 1, "linear": 4}[mean]]
+    bound = Bound(kernel, inputs, target, columns, 10.0, stretch, shift)
+    logs = 0.3 * rng.normal(size=exact.size) - 1.5 * (np.arange(exact.size) == 4)
+    found, whole = bound.value(logs, places), bound.value(logs, inputs)
+    evidence = exact.value(logs)
+    assert found is not None and whole is not None and evidence is not None
+    assert found.value < evidence[0]
+    assert whole.value == pytest.approx(evidence[0], rel=1e-6)
+    np.testing.assert_allclose(whole.weights, evidence[2], atol=1e-6)
+
+    def at(shift: np.ndarray) -> float:
+        moved = bound.value(logs + shift[: logs.size], places + shift[logs.size :].reshape(places.shape))
+        assert moved is not None
+        return moved.value
+
+    steps = 1e-5 * np.eye(logs.size + places.size)
+    differences = [(8 * (at(s) - at(-s)) - (at(2 * s) - at(-2 * s))) / 12e-5 for s in steps]
+    gradient = np.concatenate([found.logs, found.inducing.ravel()])
+    np.testing.assert_allclose(gradient, differences, atol=1e-8 * np.abs(gradient).max())
+
+
+def test_the_bound_is_gpytorchs_and_predictions_are_those_of_its_variational_posterior() -> None:
+    """Its sparse regression has the same bound; its q(f(Z)) of the best mean and covariance predicts the same."""
+    gpytorch, torch = pytest.importorskip("gpytorch"), pytest.importorskip("torch")
+    from mpcrl.learning.variational import Bound
+
+    whole = process(n=60)
+    flat = {"slope": np.zeros((2, 3)), "intercept": np.zeros(2)}
+    ours = dataclasses.replace(whole, inducing=whole.inputs[::5] + 0.1, sparse="variational", **flat)
+    x, z, asked = (torch.tensor(a) for a in (ours.inputs, ours.centers, queries()))
+    tight = gpytorch.constraints.GreaterThan(1e-12)
+    for e in range(ours.outputs):
+        y, noise = torch.tensor(ours.targets[:, e]), ours.noise[e]
+        base = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel(ard_num_dims=3)).double()
+        base.base_kernel.lengthscale, base.outputscale = torch.tensor(ours.lengthscale[e]), float(ours.signal[e] ** 2)
+        likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=tight).double()
+        likelihood.noise = float(noise**2)
+
+        class Regression(gpytorch.models.ExactGP):
+            def __init__(self, base: Any, likelihood: Any, y: Any) -> None:
+                super().__init__(x, y, likelihood)
+                self.mean_module = gpytorch.means.ZeroMean()
+                self.covar_module = gpytorch.kernels.InducingPointKernel(base, z.clone(), likelihood)
+
+            def forward(self, x: Any) -> Any:
+                return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+
+        regression = Regression(base, likelihood, y).train()
+        theirs = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, regression)(regression(x), y).item() * 60
+        bound = Bound("se", ours.inputs, ours.targets[:, e], np.ones((60, 0)), 10.0, np.ones(3), np.zeros(3))
+        found = bound.value(np.log([*ours.lengthscale[e], ours.signal[e], noise]), ours.centers)
+        assert found is not None
+        assert found.value == pytest.approx(theirs, rel=1e-6)
+
+        class Variational(gpytorch.models.ApproximateGP):
+            def __init__(self, base: Any) -> None:
+                best = gpytorch.variational.CholeskyVariationalDistribution(len(z))
+                super().__init__(gpytorch.variational.UnwhitenedVariationalStrategy(self, z.clone(), best, False, 0.0))
+                self.mean_module, self.covar_module = gpytorch.means.ZeroMean(), base
+
+            def forward(self, x: Any) -> Any:
+                return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+
+        model = Variational(base).double()
+        within, cross = ours.covariance(e, ours.centers, ours.centers), ours.covariance(e, ours.centers, ours.inputs)
+        known = within + cross @ cross.T / noise**2
+        spread = within @ np.linalg.solve(known, within)
+        mean = within @ np.linalg.solve(known, cross @ ours.targets[:, e]) / noise**2
+        held = model.variational_strategy._variational_distribution
+        held.variational_mean.data = torch.tensor(mean)
+        held.chol_variational_covar.data = torch.linalg.cholesky(torch.tensor((spread + spread.T) / 2))
+        model.variational_strategy.variational_params_initialized.fill_(1)
+        with torch.no_grad():
+            predicted = model.eval()(asked)
+        np.testing.assert_allclose(ours.predict(queries()).mean[:, e], predicted.mean, atol=1e-6)
+        np.testing.assert_allclose(ours.predict(queries()).variance[:, e], predicted.variance, atol=1e-6)
+
+
+def test_moved_inducing_inputs_predict_other_episodes_better_than_observed_ones() -> None:
+    """The same number of each, of more than a thousand transitions; the same bits from any number of threads."""
+    inputs, targets = transitions(1200, 0)
+    asked, wanted = transitions(400, 1)
+    settings: dict[str, Any] = {"inducing": 25, "rows": 250, "iterations": 30}
+    densities, reports = {}, list[OutputReport]()
+    for sparse in ("dtc", "variational"):
+        found = fit(inputs, targets, GaussianProcessConfig(sparse=sparse, **settings), threads=1, told=reports.append)
+        mean, variance = found.predict(asked)
+        spread = variance + found.noise**2
+        densities[sparse] = -0.5 * ((wanted - mean) ** 2 / spread + np.log(2 * math.pi * spread)).mean(axis=0)
+    assert densities["variational"].mean() > densities["dtc"].mean() + 0.1
+    assert [r.output for r in reports] == [0, 1, 2, 3] * 2
+    assert reports[0].bound is None
+    for report in reports[4:]:
+        e = report.output
+        dense = found.covariance(e, inputs, found.centers)
+        within = found.covariance(e, found.centers, found.centers)
+        through = dense @ np.linalg.solve(within + 1e-10 * np.diag(np.diag(within)), dense.T)
+        lost = 1200 * found.signal[e] ** 2 - np.trace(through)
+        through += found.noise[e] ** 2 * np.eye(1200)
+        density = targets[:, e] @ np.linalg.solve(through, targets[:, e]) + np.linalg.slogdet(2 * math.pi * through)[1]
+        assert report.bound == pytest.approx(-0.5 * density - 0.5 * lost / found.noise[e] ** 2, rel=1e-5)
+    short = GaussianProcessConfig(sparse="variational", **settings | {"iterations": 3})
+    one, two = fit(inputs, targets, short, seed=3, threads=1), fit(inputs, targets, short, seed=3)
+    np.testing.assert_array_equal(one.inducing, two.inducing)
+    np.testing.assert_array_equal(one.lengthscale, two.lengthscale)
+    other = fit(inputs, targets, short, seed=4, threads=1)
+    assert not np.array_equal(one.lengthscale, other.lengthscale)  # of other rows of the observations
+
+
+@pytest.mark.parametrize("kernel", ["matern52", "se+polynomial"])
+def test_moved_inducing_inputs_of_every_kernel_and_mean(kernel: str) -> None:
+    """In the data's own units; more of them than there are observations are an exact process."""
+    rng = np.random.default_rng(2)
+    inputs = rng.uniform(-3, 3, (150, 2)) * [1.0, 100.0] + [5.0, 1000.0]
+    truth = 1e-3 * np.sin(inputs[:, :1]) + 1e-5 * inputs[:, 1:]
+    targets = truth + 1e-4 * rng.normal(size=(150, 1))
+    config = GaussianProcessConfig(kernel=kernel, mean="linear", inducing=12, sparse="variational", iterations=40)
+    found = fit(inputs, targets, config, threads=1)
+    assert np.sqrt(((found.predict(inputs).mean - truth) ** 2).mean()) < 5e-5
+    assert not np.isin(found.centers, inputs).any()
+    assert fit(inputs, targets, dataclasses.replace(config, inducing=150), threads=1).inducing is None
+
+
+def test_what_was_learned_by_gpytorch_plans_without_it(tmp_path: Path) -> None:
+    """And learning without it says what to install, before any work."""
+    task = make_task("cartpole-pilco")
+    inputs, targets = transitions(60, 0)
+    config = GaussianProcessConfig(inducing=15, sparse="variational", iterations=3)
+    GP(task, fit(inputs, targets, config, threads=1), particles=2).save(tmp_path)
+    code = f"""
+import sys
+sys.modules["gpytorch"] = None
+import numpy as np
+import mpcrl
+from mpcrl.core.errors import MissingDependency
+from mpcrl.learning.gaussian_process import GaussianProcessConfig, fit
+task = mpcrl.make_task("cartpole-pilco")
+planner = mpcrl.planners.icem(budget=16, horizon=5)
+controller = mpcrl.Controller(task, planner, model=mpcrl.GP.load(task, {str(tmp_path)!r}), threads=1)
+assert np.isfinite(controller.act(np.zeros(4))).all()
+assert "torch" not in sys.modules
+try:
+    fit(np.ones((9, 2)), np.ones((9, 1)), GaussianProcessConfig(inducing=3, sparse="variational"))
+except MissingDependency as error:
+    assert "gpytorch is not installed; install it with: pip install 'mpcrl[learning]'" in str(error), error
+else:
+    raise AssertionError"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -332,7 +516,9 @@ def test_bad_queries_are_refused() -> None:
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("more", [{}, {"inducing": queries(5), "sparse": "dtc"}])
+@pytest.mark.parametrize(
+    "more", [{}, {"inducing": queries(5), "sparse": "dtc"}, {"inducing": queries(5), "sparse": "variational"}]
+)
 def test_files_are_the_process(more: dict[str, Any]) -> None:
     whole = process(**more)
     again = GaussianProcess.of_files(whole.files())

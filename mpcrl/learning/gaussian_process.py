@@ -16,13 +16,17 @@ b^2 + sum_d t_d^2, which is the standard deviation of what it adds, in the place
 One L-BFGS-B per output and start, outputs in parallel; the distances and products of n^2 elements are kernels, the
 factors LAPACK's. All outputs of n = 300 together take less than half of a second on two cores; gpytorch's gradient, for
 the same optimiser, takes several times as long, and needs torch (`benchmarks/gp.py`).
+
+Inducing inputs are observed ones, or, for "variational" ones, moved together with the hyper-parameters of all outputs
+by one L-BFGS-B more, along the sum of the outputs' bounds minus the same walls; see `mpcrl.learning.variational`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,17 +69,18 @@ class GaussianProcessConfig:
         Where optimisation starts from: length scales and signals of the data's standard deviations and a tenth of it as
         noise; then random ones. The best end counts.
     iterations : int
-        Of L-BFGS-B, from each start.
+        Of L-BFGS-B, from each start; as many once more for "variational" inducing inputs.
     snr : float
         Signal over noise beyond which there is a wall, so that covariances stay well conditioned.
     rows : int
         Observations that hyper-parameters are found with: of more, so many drawn at random.
     inducing : int, optional
-        Observed inputs to sum the data up by, beyond as many observations: those that leave the least variance, chosen
-        one after the other (Burt, Rasmussen, van der Wilk 2020). Without it, processes are exact, which takes the cube
-        of the number of observations.
-    sparse : {"fitc", "dtc"}
-        How they sum up; see `GaussianProcess`.
+        Inputs to sum the data up by, beyond as many observations: of the observed ones those that leave the least
+        variance, chosen one after the other (Burt, Rasmussen, van der Wilk 2020). Without it, processes are exact,
+        which takes the cube of the number of observations.
+    sparse : {"fitc", "dtc", "variational"}
+        How they sum up; see `GaussianProcess`. "variational" goes on from there: it moves them and the
+        hyper-parameters so that they sum up all observations best, which takes longer, and gpytorch.
     """
 
     kernel: str = "se"
@@ -109,12 +114,15 @@ class OutputReport(NamedTuple):
         What was maximised, at the end of each start, in the data's own units.
     iterations : tuple of int
         Of each start.
+    bound : float, optional
+        Of all observations by "variational" inducing inputs, in the data's own units.
     """
 
     output: int
     evidence: float
     ends: tuple[float, ...]
     iterations: tuple[int, ...]
+    bound: float | None = None
 
 
 class Evidence:
@@ -138,8 +146,7 @@ class Evidence:
     ) -> None:
         count, width = inputs.shape
         self.config, self.inputs, self.target = config, inputs, target
-        columns = {"zero": 0, "constant": 1, "linear": 1 + width}[config.mean]
-        self._means = np.concatenate([np.ones((count, 1)), inputs], axis=1)[:, :columns]
+        self._means = _means(config, inputs)
         self._kind = covariance.MATERN if config.kernel == "matern52" else covariance.SE
         self._polynomial = config.kernel == "se+polynomial"
         self._gram, self._smooth = np.empty((count, count)), np.empty((count, count))
@@ -205,26 +212,39 @@ class Evidence:
         found = self.value(logs)
         if found is None:
             return _SINGULAR, np.zeros(self.size)
-        width = self.inputs.shape[1]
-        value, gradient = -found[0], -found[1]
-        most = math.log(self.config.snr)
-        slopes = np.zeros((1 + self._polynomial, self.size))  # of the logarithms of what noise is compared with
-        slopes[0, width] = 1.0
-        sizes = [float(logs[width])]
-        if self._polynomial:
-            squares = np.exp(2 * logs[width + 2 :])
-            sizes.append(math.log(squares.sum()))
-            slopes[1, width + 2 :] = 2 * squares / squares.sum()
-        for size, slope in zip(sizes, slopes, strict=True):
-            ratio = max(0.0, (size - float(logs[width + 1])) / most)
-            value += ratio**_POWER
-            push = _POWER * ratio ** (_POWER - 1) / most
-            gradient += push * slope
-            gradient[width + 1] -= push
-        scaled = logs[:width] / math.log(100)
-        value += float((scaled**_POWER).sum())
-        gradient[:width] += _POWER * scaled ** (_POWER - 1) / math.log(100)
-        return value, gradient
+        value, gradient = _walls(self.config, logs, self.inputs.shape[1])
+        return value - found[0], gradient - found[1]
+
+
+def _means(config: GaussianProcessConfig, inputs: np.ndarray) -> np.ndarray:
+    """H [n, number of weights]."""
+    count, width = inputs.shape
+    columns = {"zero": 0, "constant": 1, "linear": 1 + width}[config.mean]
+    return np.concatenate([np.ones((count, 1)), inputs], axis=1)[:, :columns]
+
+
+def _walls(config: GaussianProcessConfig, logs: np.ndarray, width: int) -> tuple[float, np.ndarray]:
+    """What is subtracted from the evidence, and its gradient."""
+    value, gradient = 0.0, np.zeros(logs.size)
+    polynomial = config.kernel == "se+polynomial"
+    most = math.log(config.snr)
+    slopes = np.zeros((1 + polynomial, logs.size))  # of the logarithms of what noise is compared with
+    slopes[0, width] = 1.0
+    sizes = [float(logs[width])]
+    if polynomial:
+        squares = np.exp(2 * logs[width + 2 :])
+        sizes.append(math.log(squares.sum()))
+        slopes[1, width + 2 :] = 2 * squares / squares.sum()
+    for size, slope in zip(sizes, slopes, strict=True):
+        ratio = max(0.0, (size - float(logs[width + 1])) / most)
+        value += ratio**_POWER
+        push = _POWER * ratio ** (_POWER - 1) / most
+        gradient += push * slope
+        gradient[width + 1] -= push
+    scaled = logs[:width] / math.log(100)
+    value += float((scaled**_POWER).sum())
+    gradient[:width] += _POWER * scaled ** (_POWER - 1) / math.log(100)
+    return value, gradient
 
 
 def _symmetric(lower: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -262,6 +282,8 @@ def fit(
     ------
     InvalidInput
         Data of other shapes, or not finite; the message names the row.
+    MissingDependency
+        "variational" inducing inputs without gpytorch.
     """
     config = config or GaussianProcessConfig()
     inputs, targets = _finite("inputs", inputs), _finite("targets", targets)
@@ -275,6 +297,10 @@ def fit(
     ):
         raise InvalidInput(f"start must be a process of the kernel {config.kernel!r} over as many inputs and outputs")
     seed = checked_seed(seed)
+    sums_up = config.inducing is not None and config.inducing < len(inputs)
+    moved = sums_up and config.sparse == "variational"
+    if moved:
+        import mpcrl.learning.variational  # noqa: F401  what is not installed is told before the work
     few: Any = slice(None)
     if len(inputs) > config.rows:
         rng = np.random.Generator(np.random.Philox(key=[seed, targets.shape[1]]))
@@ -287,14 +313,82 @@ def fit(
             for e in range(targets.shape[1])
         )
         found = joblib.Parallel(min(budget.count, targets.shape[1]), prefer="threads")(work)
-    for _, report in found:
+    process = GaussianProcess(
+        kernel=config.kernel,
+        inputs=inputs,
+        targets=targets,
+        sparse=config.sparse,
+        **_joined([part for part, _ in found]),
+    )
+    reports = [report for _, report in found]
+    if sums_up:
+        assert config.inducing is not None
+        process = dataclasses.replace(process, inducing=inputs[spread_out(process, config.inducing)])
+        if moved:
+            process, reached = _moved(config, units, process, budget, seed)
+            reports = [report._replace(bound=bound) for report, bound in zip(reports, reached, strict=True)]
+    for report in reports:
         if told:
             told(report)
-    parts: dict[str, Any] = {name: np.array([part[name] for part, _ in found]) for name in found[0][0]}
-    process = GaussianProcess(kernel=config.kernel, inputs=inputs, targets=targets, sparse=config.sparse, **parts)
-    if config.inducing is None or config.inducing >= len(inputs):
-        return process
-    return dataclasses.replace(process, inducing=inputs[spread_out(process, config.inducing)])
+    return process
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of all outputs."""
+    return {name: np.array([part[name] for part in parts]) for name in parts[0]}
+
+
+def _moved(
+    config: GaussianProcessConfig, units: _Units, process: GaussianProcess, budget: ThreadBudget, seed: int
+) -> tuple[GaussianProcess, list[float]]:
+    """The process with the inducing inputs and hyper-parameters of the highest bounds, and these."""
+    from mpcrl.learning.variational import Bound
+
+    assert process.inducing is not None
+    standard, outputs = (process.inputs - units.center) / units.scale, range(process.outputs)
+    places = (process.inducing - units.center) / units.scale
+    means = _means(config, standard)
+    stretch, shift = units.scale / units.reach, units.center / units.reach
+    bounds = [
+        Bound(config.kernel, standard, (y - level) / size, means, _WEIGHTS, stretch, shift)
+        for y, level, size in zip(process.targets.T, units.level, units.size, strict=True)
+    ]
+    first = np.concatenate(
+        [*(_starts(config, units, e, process, seed)[0] for e in outputs), places.ravel()]  # where it is now
+    )
+    split = first.size - places.size
+    limits = np.concatenate(
+        [np.tile(_bounds(config, units.scale.size), (len(outputs), 1)), np.tile([-np.inf, np.inf], (places.size, 1))]
+    )
+
+    def of(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return flat[:split].reshape(len(outputs), -1), flat[split:].reshape(places.shape)
+
+    with ThreadBudget(1).limit(), ThreadPoolExecutor(min(budget.count, len(outputs))) as pool:
+
+        def values(flat: np.ndarray) -> list[Any]:
+            logs, inducing = of(flat)
+            return list(pool.map(lambda e: bounds[e].value(logs[e], inducing), outputs))
+
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            found = values(flat)
+            if any(part is None for part in found):
+                return _SINGULAR, np.zeros(flat.size)
+            walls = [_walls(config, logs, units.scale.size) for logs in of(flat)[0]]
+            gradient = np.concatenate(
+                [
+                    *(wall - part.logs for (_, wall), part in zip(walls, found, strict=True)),
+                    -sum(part.inducing for part in found).ravel(),
+                ]
+            )
+            return sum(wall - part.value for (wall, _), part in zip(walls, found, strict=True)), gradient
+
+        best = _descended(loss, first, limits, config.iterations).x
+        found = values(best)
+    logs, places = of(best)
+    parts = [_in_data_units(config, units, e, logs[e], found[e].weights) for e in outputs]
+    reached = [part.value - process.count * math.log(size) for part, size in zip(found, units.size, strict=True)]
+    return dataclasses.replace(process, inducing=places * units.scale + units.center, **_joined(parts)), reached
 
 
 def spread_out(process: GaussianProcess, count: int) -> np.ndarray:
@@ -371,33 +465,40 @@ def _output(
     seed: int,
 ) -> tuple[dict[str, Any], OutputReport]:
     """Hyper-parameters of one output in the data's units, and how they were found."""
-    width, polynomial = inputs.shape[1], config.kernel == "se+polynomial"
-    center, scale, level, size = units.center, units.scale, units.level[output], units.size[output]
-    target = (targets[:, output] - level) / size
-    evidence = Evidence(config, (inputs - center) / scale, target, inputs / units.reach)
+    size = units.size[output]
+    target = (targets[:, output] - units.level[output]) / size
+    evidence = Evidence(config, (inputs - units.center) / units.scale, target, inputs / units.reach)
     ends = [_ascended(evidence, logs) for logs in _starts(config, units, output, start, seed)]
     if min(end.fun for end in ends) >= _SINGULAR:  # of fewer data, or others: not a start for these
         ends.append(_ascended(evidence, _starts(config, units, output, None, seed)[0]))
     best = min(ends, key=lambda end: end.fun)
     found = evidence.value(best.x)
     assert found is not None
+    shift = -len(inputs) * math.log(size)
+    return _in_data_units(config, units, output, best.x, found[2]), OutputReport(
+        output, found[0] + shift, tuple(shift - float(e.fun) for e in ends), tuple(int(e.nit) for e in ends)
+    )
+
+
+def _in_data_units(
+    config: GaussianProcessConfig, units: _Units, output: int, logs: np.ndarray, means: np.ndarray
+) -> dict[str, Any]:
+    """What a process has for one output, of logarithms and the mean function's weights on standardised data."""
+    scale, level, size, width = units.scale, units.level[output], units.size[output], units.scale.size
     weights = np.zeros(1 + width)
-    weights[: found[2].size] = found[2]
-    values = np.exp(best.x)
+    weights[: means.size] = means
+    values, polynomial = np.exp(logs), config.kernel == "se+polynomial"
     tilt, bias = (values[width + 2 : -1], values[-1]) if polynomial else (np.zeros(width), 0.0)
     slope = size * weights[1:] / scale
-    shift = -len(inputs) * math.log(size)
     return {
         "lengthscale": values[:width] * scale,
         "signal": values[width] * size,
         "noise": values[width + 1] * size,
         "slope": slope,
-        "intercept": level + size * weights[0] - slope @ center,
+        "intercept": level + size * weights[0] - slope @ units.center,
         "tilt": tilt * math.sqrt(size) / units.reach,
         "bias": bias * math.sqrt(size),
-    }, OutputReport(
-        output, found[0] + shift, tuple(shift - float(e.fun) for e in ends), tuple(int(e.nit) for e in ends)
-    )
+    }
 
 
 def _bounds(config: GaussianProcessConfig, width: int) -> np.ndarray:
@@ -438,11 +539,17 @@ def _starts(
 def _ascended(evidence: Evidence, logs: np.ndarray) -> Any:
     """L-BFGS-B from these logarithms; what it returns is never worse than what it was given."""
     bounds = _bounds(evidence.config, evidence.inputs.shape[1])
+    return _descended(evidence.loss, logs, bounds, evidence.config.iterations)
+
+
+def _descended(
+    loss: Callable[[np.ndarray], tuple[float, np.ndarray]], first: np.ndarray, bounds: np.ndarray, iterations: int
+) -> Any:
     return scipy.optimize.minimize(
-        evidence.loss,
-        logs,
+        loss,
+        first,
         jac=True,
         method="L-BFGS-B",
         bounds=scipy.optimize.Bounds(*bounds.T),
-        options={"maxiter": evidence.config.iterations, "ftol": 1e-7, "gtol": 1e-3},
+        options={"maxiter": iterations, "ftol": 1e-7, "gtol": 1e-3},
     )

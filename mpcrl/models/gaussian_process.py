@@ -16,8 +16,11 @@ The variance is that of f, the latent function; of an observation it is noise_e^
 With m inducing inputs Z in the place of the observations' own (Quinonero-Candela and Rasmussen 2005):
 
     L L' = k(Z, Z),   A = L^-1 k(Z, V),   B = I + A S^-1 A'
-    S = diag(s),   s_i = noise^2 ("dtc"), and k(v_i, v_i) - |A_i|^2 more ("fitc")
+    S = diag(s),   s_i = noise^2 ("dtc", "variational"), and k(v_i, v_i) - |A_i|^2 more ("fitc")
     beta = L'^-1 B^-1 A S^-1 (y - m(V)),   variance = k(v, v) - k(v, Z) L'^-1 (I - B^-1) L^-1 k(Z, v)
+
+The best normal distribution of f(Z) for the variational bound of Titsias (2009, equation 10), N(m(Z) + L B^-1 A S^-1
+(y - m(V)), L B^-1 L'), predicts just what DTC does: the two differ in how Z and the hyper-parameters are found.
 
 So whatever the data are summed up by, what predicts is the same: centers, `beta`, and a lower triangle `root`:
 
@@ -41,9 +44,9 @@ HEAD = {"format": "mpcrl-gaussian-process", "version": 1}
 """Of a folder that holds processes; see `read_bundle`."""
 FILE = "gaussian_process.json"
 KERNELS = ("se", "matern52", "se+polynomial")
-SPARSE = ("fitc", "dtc")
+SPARSE = ("fitc", "dtc", "variational")
 _ARRAYS = ("inputs", "targets", "lengthscale", "signal", "noise", "slope", "intercept", "tilt", "bias")
-_JITTER = 1e-10
+JITTER = 1e-10
 """Added to the covariance of inducing inputs, per variance; they have no noise of their own."""
 
 
@@ -79,7 +82,7 @@ class GaussianProcess:
         Of the polynomial part; of no meaning to the other kernels.
     inducing : ndarray [m, D], optional
         Inputs that sum the data up; without them predictions are exact.
-    sparse : {"fitc", "dtc"}
+    sparse : {"fitc", "dtc", "variational"}
         How they do; of no meaning without them.
     """
 
@@ -206,7 +209,7 @@ class GaussianProcess:
         """The observations of one output, by the inducing inputs."""
         assert self.inducing is not None
         gram = self.covariance(output, self.inducing, self.inducing)
-        gram[np.diag_indices(len(gram))] += _JITTER * np.diagonal(gram)
+        gram[np.diag_indices(len(gram))] += JITTER * np.diagonal(gram)
         factor = self._factor(output, gram)
         seen = scipy.linalg.solve_triangular(factor, self.covariance(output, self.inducing, self.inputs), lower=True)
         spread = np.full(self.count, self.noise[output] ** 2)
