@@ -322,8 +322,9 @@ def test_the_bound_is_gpytorchs_and_predictions_are_those_of_its_variational_pos
     from mpcrl.learning.variational import Bound
 
     whole = process(n=60)
-    flat = {"slope": np.zeros((2, 3)), "intercept": np.zeros(2)}
-    ours = dataclasses.replace(whole, inducing=whole.inputs[::5] + 0.1, sparse="variational", **flat)
+    flat = dataclasses.replace(whole, slope=np.zeros((2, 3)), intercept=np.zeros(2))
+    ours = dataclasses.replace(flat, inducing=whole.inputs[::5] + 0.1, sparse="variational")
+    models: Any = gpytorch.models
     x, z, asked = (torch.tensor(a) for a in (ours.inputs, ours.centers, queries()))
     tight = gpytorch.constraints.GreaterThan(1e-12)
     for e in range(ours.outputs):
@@ -333,7 +334,7 @@ def test_the_bound_is_gpytorchs_and_predictions_are_those_of_its_variational_pos
         likelihood = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=tight).double()
         likelihood.noise = float(noise**2)
 
-        class Regression(gpytorch.models.ExactGP):
+        class Regression(models.ExactGP):
             def __init__(self, base: Any, likelihood: Any, y: Any) -> None:
                 super().__init__(x, y, likelihood)
                 self.mean_module = gpytorch.means.ZeroMean()
@@ -349,7 +350,7 @@ def test_the_bound_is_gpytorchs_and_predictions_are_those_of_its_variational_pos
         assert found is not None
         assert found.value == pytest.approx(theirs, rel=1e-6)
 
-        class Variational(gpytorch.models.ApproximateGP):
+        class Variational(models.ApproximateGP):
             def __init__(self, base: Any) -> None:
                 best = gpytorch.variational.CholeskyVariationalDistribution(len(z))
                 super().__init__(gpytorch.variational.UnwhitenedVariationalStrategy(self, z.clone(), best, False, 0.0))
