@@ -16,9 +16,9 @@ Going forward each step leaves the Jacobians of its processes and of the policy,
 and all that the policy's own parameters need are sums of its activations times (1, z, z^2): going backward is cheap.
 
 Through an unstable system derivatives grow from step to step (Parmas et al. 2018, "PIPPS: flexible model-based policy
-search robust to the curse of chaos"), until a gradient tells how a fall in three seconds could be another fall, and
-nothing of how to stand now. So, going backward, derivatives by the state before are multiplied by `fade`: what a
-control does k steps later counts fade^k. The cost itself is that of all steps; with fade = 1 its gradient is exact.
+search robust to the curse of chaos"), until a gradient tells more of how a fall in three seconds could be another fall
+than of how to stand now. So, going backward, derivatives by the state before are multiplied by `fade`: what a control
+does k steps later counts fade^k. The cost itself is that of all steps; with fade = 1 its gradient is exact.
 """
 
 from __future__ import annotations
