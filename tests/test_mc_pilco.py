@@ -159,6 +159,31 @@ def test_a_search_goes_down_and_begins_anew_the_same() -> None:
             ParticleSearchConfig(**wrong)
 
 
+@pytest.mark.parametrize("size", [1e200, np.inf])
+def test_a_step_that_tells_nothing_is_left_out_and_others_fade(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout stays for half of the steps and falls along a line; the end is never worse than the start."""
+    asked: list[tuple[float, float]] = []
+    exact = Particles.cost_and_gradient
+
+    def once_beyond(self: Particles, policy: Any, keep: Any = None, factor: float = 1.0, *, fade: float = 1.0) -> Any:
+        asked.append((factor, fade))
+        cost, gradient = exact(self, policy, keep, factor, fade=fade)
+        return cost, gradient * size if len(asked) == 5 else gradient
+
+    monkeypatch.setattr(Particles, "cost_and_gradient", once_beyond)
+    starts = 0.1 * np.random.default_rng(0).normal(size=(30, 4))
+    settings = ParticleSearchConfig(particles=32, evaluations=40, rate=0.05, fade=0.8)
+    told: list[float] = []
+    found = search(
+        cascade(), policy(), starts=starts, horizon=5, config=settings, rng=np.random.default_rng(5),
+        on_evaluation=lambda progress: told.append(progress.cost),
+    )  # fmt: skip
+    assert np.isfinite(found.policy.parameters).all() and found.cost < told[0] - 0.1
+    left = [min(1.0, 2 - step / 20) for step in range(40)]
+    np.testing.assert_allclose([factor for factor, _ in asked], [1 / (1 - 0.25 * share) for share in left])
+    assert {fade for _, fade in asked} == {0.8}
+
+
 def test_other_kernels_are_refused() -> None:
     other = dataclasses.replace(PROCESS, kernel="matern52")
     with pytest.raises(InvalidInput, match="kernel 'se', got 'matern52'"):

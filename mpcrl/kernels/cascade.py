@@ -17,8 +17,9 @@ and all that the policy's own parameters need are sums of its activations times 
 
 Through an unstable system derivatives grow from step to step (Parmas et al. 2018, "PIPPS: flexible model-based policy
 search robust to the curse of chaos"), until a gradient tells more of how a fall in three seconds could be another fall
-than of how to stand now. So, going backward, derivatives by the state before are multiplied by `fade`: what a control
-does k steps later counts fade^k. The cost itself is that of all steps; with fade = 1 its gradient is exact.
+than of how to stand now. So, going backward, derivatives by the state before are multiplied by `fade`: the cost right
+after a control counts wholly, that of k steps later by fade^k. The cost itself is that of all steps; with fade = 1 its
+gradient is exact.
 """
 
 from __future__ import annotations

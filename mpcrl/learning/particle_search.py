@@ -1,4 +1,4 @@
-"""Search for the policy whose mean cost over particles is least, by Adam along the exact gradient, with dropout.
+"""Search for the policy whose mean cost over particles is least, by Adam along its faded gradient, with dropout.
 
 Amadio et al. 2022, "Model-based policy search using Monte Carlo gradient estimation with real systems application",
 sections III and IV.
@@ -30,10 +30,13 @@ from mpcrl.tasks.goal import Goal
 
 _DECAYS, _SMALL = (0.9, 0.999), 1e-8  # of Adam
 
+_LARGEST = 1e150
+"""Derivative whose square is still a number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParticleSearchConfig:
-    """Settings of a search; the paper's, but for half its particles, a tenth of its steps, and `fade`.
+    """Settings of a search; the paper's, but for fewer particles and steps, a fixed schedule, and `fade`.
 
     Attributes
     ----------
@@ -45,8 +48,8 @@ class ParticleSearchConfig:
     dropout : float
         Share of basis functions that do not count, at first, for each particle and step anew.
     fade : float
-        What the cost of a step counts in the gradient by the state before it, per step in between: 1 for an exact
-        gradient, below it for systems that are unstable or chaotic; see `mpcrl.kernels.cascade`.
+        The cost of the state right after a control counts wholly in the gradient, that of k steps later by fade^k: 1
+        for the exact gradient, less for systems that are unstable or chaotic; see `mpcrl.kernels.cascade`.
     """
 
     particles: int = 200
@@ -313,6 +316,8 @@ def search(
         cost, gradient = particles.cost_and_gradient(policy, keep, 1 / (1 - dropout), fade=config.fade)
         least = min(least, cost)
         on_evaluation(SearchProgress(0, 1, step, least, time.perf_counter() - began))
+        if not (math.isfinite(cost) and np.abs(gradient).max() < _LARGEST):
+            continue  # a step that tells nothing, and that the moments would not forget
         for moment, decay, seen in ((mean, _DECAYS[0], gradient), (square, _DECAYS[1], gradient**2)):
             moment += (1 - decay) * (seen - moment)
         ahead, size = (moment / (1 - decay**step) for moment, decay in zip((mean, square), _DECAYS, strict=True))
