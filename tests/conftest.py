@@ -1,10 +1,11 @@
-"""Set-up shared by all tests: where kernels are cached, how many threads there are, how hypothesis searches."""
+"""What all tests share: where kernels are cached, how many threads there are, what draws, how hypothesis searches."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,3 +20,9 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def restored_renderer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command settles MUJOCO_GL for its process; here each test has a process's worth of it."""
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))

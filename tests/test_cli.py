@@ -47,12 +47,6 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(autouse=True)
-def restored_renderer(monkeypatch) -> None:
-    """The command settles MUJOCO_GL for its process; here each test has a process's worth of it."""
-    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
-
-
 @pytest.fixture(scope="module")
 def pendulum():
     return make_task("pendulum-swingup")

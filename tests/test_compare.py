@@ -42,11 +42,6 @@ SWEEP = f"--tasks {TASK} --planners icem,mppi:width=0.5 --budgets 16,32 --horizo
 TABLES = ("results.csv", "summary.csv")
 
 
-@pytest.fixture(autouse=True)
-def restored_renderer(monkeypatch) -> None:
-    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
-
-
 def compare(out: Path, arguments: str = SWEEP, *more: str) -> int:
     """In this process, one run after the other."""
     return main(["compare", "--out", str(out), "--workers", "1", "--threads", "1", *arguments.split(), *more])

@@ -242,11 +242,10 @@ def test_what_a_task_file_may_raise(tmp_path) -> None:
         make_task(f"{path}:task")
 
 
-def test_the_command_runs_a_task_in_a_file(sled, tmp_path, capsys, monkeypatch) -> None:
+def test_the_command_runs_a_task_in_a_file(sled, tmp_path, capsys) -> None:
     pytest.importorskip("tyro")
     from mpcrl.cli import main
 
-    monkeypatch.setenv("MUJOCO_GL", "disable")
     path = sled.with_name("mine.py")
     path.write_text(FILE)
     arguments = ["run", f"{path}:sled", "--budget", "20", "--horizon", "8", "--json", str(tmp_path / "result.json")]
