@@ -10,7 +10,7 @@ DEMO_STEPS ?= 500
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO_EXTRAS := mujoco,gym,cli,plots,video
-DEV_EXTRAS := $(DEMO_EXTRAS),learning,dm-control,robotics,view,estimation,parquet,tracking,dev
+DEV_EXTRAS := $(DEMO_EXTRAS),learning,dm-control,robotics,view,estimation,parquet,data,tracking,dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

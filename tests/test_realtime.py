@@ -622,7 +622,9 @@ threads = [threading.Thread(target=run, args=(i, together)) for i in range(8)]
 assert alone == together, [i for i in alone if alone[i] != together.get(i)]
 print(numba.threading_layer())
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_THREADING_LAYER": layer}
+    # pip puts tbb into a folder that no loader searches
+    found = os.pathsep.join(filter(None, [f"{sys.prefix}/lib", os.environ.get("LD_LIBRARY_PATH")]))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_THREADING_LAYER": layer, "LD_LIBRARY_PATH": found}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     if done.returncode == 77:
         pytest.skip(f"this system has no {layer}")
