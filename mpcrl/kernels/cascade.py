@@ -174,10 +174,10 @@ def _solve(model, e, values, solved, pulled):
 
 
 @kernel
-def _process(model, e, v, normals, work, values, jacobian):
+def _process(model, e, v, normals, room, values, jacobian):
     """values [WIDTH]: mean and deviation times `normals` of output e at v [D, WIDTH]; jacobian [D, WIDTH] by v."""
     D, n = len(v), model.bells.size
-    y, k, solved, pulled, sums = work
+    y, k, solved, pulled, sums = room
     _bells(model.bells, e, v, y, k)
     _solve(model, e, k, solved, pulled)
     variance, share = np.empty(WIDTH), np.empty(WIDTH)
@@ -246,9 +246,10 @@ def _cost(cost, waves, x, grad):
 
 
 @kernel
-def _policy(rule, z, keep, factor, y, bells, act, sums, v, jacobian):
+def _policy(rule, z, keep, factor, room, bells, v, jacobian):
     """v [nu, WIDTH] of z [nz, WIDTH] and jacobian [nu, nz, WIDTH]; bells [nu, n, WIDTH] are kept ones, by `factor`."""
     nz, n = len(z), rule.bells.size
+    y, act, sums = room.y, room.values, room.sums
     for a in range(len(v)):
         _bells(rule.bells, a, z, y, act)
         for l in range(WIDTH):
@@ -285,78 +286,112 @@ def _unseen(cascade, dz, turned, dx):
             dx[cascade.waves.which[f], l] += dz[P + f, l] * turned[f, l]
 
 
+class Room(NamedTuple):
+    """What the bells of n centres in D numbers are worked out in; rows up to full panels."""
+
+    y: np.ndarray
+    """[D + 2, WIDTH]"""
+    values: np.ndarray
+    """[n, WIDTH]; `solved` and `pulled` likewise"""
+    solved: np.ndarray
+    pulled: np.ndarray
+    sums: np.ndarray
+    """[D + 1, WIDTH]"""
+
+
+class Tape(NamedTuple):
+    """What is kept of the steps of a tile for the way back: of all of them, or of the last one where there is none."""
+
+    by_w: np.ndarray
+    """[steps, E, D, WIDTH]: changes by what the processes see"""
+    by_z: np.ndarray
+    """[steps, nu, nz, WIDTH]: v by what the policy sees"""
+    by_v: np.ndarray
+    """[steps, nu, WIDTH]: controls by v"""
+    turned: np.ndarray
+    """[steps, 2, F, WIDTH]: slopes of the waves, of what is seen and of what is"""
+    bells: np.ndarray
+    """[steps, nu, n, WIDTH]: of the policy, those that count"""
+    z: np.ndarray
+    """[steps, nz, WIDTH]: what the policy sees"""
+    paid: np.ndarray
+    """[steps, nx, WIDTH]: cost by the state after the step"""
+
+
 @kernel
 def _room(D, n):
-    """What the bells of n centres in D numbers are worked out in."""
     rows, most = (n + ROWS - 1) // ROWS * ROWS, (D + ROWS) // ROWS * ROWS
-    return (
-        np.empty((D + 2, WIDTH)), np.empty((rows, WIDTH)), np.empty((rows, WIDTH)), np.empty((rows, WIDTH)),
-        np.empty((most, WIDTH)),
-    )  # fmt: skip
+    values, solved, pulled = np.empty((rows, WIDTH)), np.empty((rows, WIDTH)), np.empty((rows, WIDTH))
+    return Room(np.empty((D + 2, WIDTH)), values, solved, pulled, np.empty((most, WIDTH)))
 
 
 @kernel
-def _tile(cascade, rule, first, normals, sights, keep, factor, states, gradient, sums, fade):
+def _tape(cascade, n, steps):
+    nx, nu, F = len(cascade.kept), len(cascade.middle), len(cascade.waves.which)
+    nz = len(cascade.plain) + F
+    by_w = np.empty((steps, len(cascade.outputs), len(cascade.seen), WIDTH))
+    by_z, by_v = np.empty((steps, nu, nz, WIDTH)), np.empty((steps, nu, WIDTH))
+    turned, bells = np.empty((steps, 2, F, WIDTH)), np.empty((steps, nu, n, WIDTH))
+    return Tape(by_w, by_z, by_v, turned, bells, np.empty((steps, nz, WIDTH)), np.empty((steps, nx, WIDTH)))
+
+
+@kernel
+def _forward(cascade, rule, first, normals, sights, keep, factor, states, tape):
     """`roll` for the particles from `first` on; the sum of their costs."""
     model, waves, squash = cascade.model, cascade.waves, cascade.squash
-    H, nx, nu, n = len(states) - 1, states.shape[1], len(cascade.middle), rule.bells.size
-    P, F, D, E = len(cascade.plain), len(waves.which), len(cascade.seen), len(cascade.outputs)
-    nz = P + F
-    work, z_work = _room(D, model.bells.size), _room(nz, n)
+    H, nx, nu, D = len(states) - 1, states.shape[1], len(cascade.middle), len(cascade.seen)
+    nz = tape.z.shape[1]
+    room, z_room = _room(D, model.bells.size), _room(nz, rule.bells.size)
     x, before, o, w = np.empty((nx, WIDTH)), np.empty((nx, WIDTH)), np.empty((nx, WIDTH)), np.empty((D, WIDTH))
     whole, v, change = np.empty((nz + nu, WIDTH)), np.empty((nu, WIDTH)), np.empty(WIDTH)
     wave, slope = np.empty(WIDTH), np.empty(WIDTH)
-    steps = H if gradient else 1
-    by_w = np.empty((steps, E, D, WIDTH))  # of what is kept of each step for the way back
-    by_z = np.empty((steps, nu, nz, WIDTH))
-    by_v, turned = np.empty((steps, nu, WIDTH)), np.empty((steps, 2, F, WIDTH))
-    bells, seen_z = np.empty((steps, nu, n, WIDTH)), np.empty((steps, nz, WIDTH))
-    paid = np.empty((H, nx, WIDTH))
     total = 0.0
     for i in range(nx):
         for l in range(WIDTH):
             x[i, l] = states[0, i, first + l]
     for t in range(H):
-        k = t if gradient else 0
+        k = min(t, len(tape.z) - 1)
         for i in range(nx):
             for l in range(WIDTH):
                 o[i, l] = x[i, l] + cascade.sight[i] * sights[t, i, first + l]
-        _seen(cascade, o, seen_z[k], turned[k, 0])
-        _seen(cascade, x, whole, turned[k, 1])
-        _policy(
-            rule, seen_z[k], keep[t, :, first : first + WIDTH], factor, z_work[0], bells[k], z_work[1], z_work[4],
-            v, by_z[k],
-        )  # fmt: skip
+        _seen(cascade, o, tape.z[k], tape.turned[k, 0])
+        _seen(cascade, x, whole, tape.turned[k, 1])
+        _policy(rule, tape.z[k], keep[t, :, first : first + WIDTH], factor, z_room, tape.bells[k], v, tape.by_z[k])
         for j in range(nu):
             for l in range(WIDTH):
                 whole[nz + j, l] = cascade.middle[j]
-                by_v[k, j, l] = 0.0
+                tape.by_v[k, j, l] = 0.0
             for f in range(2 * j, 2 * j + 2):
                 _wave(squash, f, v[j], wave, slope)
                 for l in range(WIDTH):
                     whole[nz + j, l] += wave[l]
-                    by_v[k, j, l] += slope[l]
+                    tape.by_v[k, j, l] += slope[l]
         for d in range(D):
             w[d] = whole[cascade.seen[d]]
         for i in range(nx):
             for l in range(WIDTH):
                 before[i, l] = x[i, l]
                 x[i, l] *= cascade.kept[i]
-        for e in range(E):
-            _process(model, e, w, normals[t, e, first : first + WIDTH], work, change, by_w[k, e])
+        for e in range(len(cascade.outputs)):
+            _process(model, e, w, normals[t, e, first : first + WIDTH], room, change, tape.by_w[k, e])
             x[cascade.outputs[e]] += change
         for q in range(len(cascade.integrals)):
             i, speed = cascade.integrals[q]
             for l in range(WIDTH):
                 x[i, l] = before[i, l] + 0.5 * cascade.dt * (before[speed, l] + x[speed, l])
-        total += _cost(cascade.cost, waves, x, paid[t])
+        total += _cost(cascade.cost, waves, x, tape.paid[k])
         states[t + 1, :, first : first + WIDTH] = x
-    if not gradient:
-        return total
+    return total
+
+
+@kernel
+def _back(cascade, tape, sums, fade):
+    """Adjoint of `_forward`: adds to sums [nu, n, 1 + 2 nz, WIDTH]; see `roll`."""
+    H, nx, (nu, n), nz = len(tape.z), tape.paid.shape[1], tape.bells.shape[1:3], tape.z.shape[1]
     dx, d_before, dz = np.zeros((nx, WIDTH)), np.empty((nx, WIDTH)), np.empty((nz, WIDTH))
-    d_whole, dv = np.empty((nz + nu, WIDTH)), np.empty(WIDTH)
+    d_whole, dv, act = np.empty((nz + nu, WIDTH)), np.empty(WIDTH), np.empty(WIDTH)
     for t in range(H - 1, -1, -1):
-        dx += paid[t]
+        dx += tape.paid[t]
         d_before[:] = 0.0
         d_whole[:] = 0.0
         dz[:] = 0.0
@@ -371,32 +406,31 @@ def _tile(cascade, rule, first, normals, sights, keep, factor, states, gradient,
         for i in range(nx):
             for l in range(WIDTH):
                 d_before[i, l] += cascade.kept[i] * dx[i, l]
-        for e in range(E):
-            for d in range(D):
+        for e in range(len(cascade.outputs)):
+            for d in range(len(cascade.seen)):
                 for l in range(WIDTH):
-                    d_whole[cascade.seen[d], l] += by_w[t, e, d, l] * dx[cascade.outputs[e], l]
+                    d_whole[cascade.seen[d], l] += tape.by_w[t, e, d, l] * dx[cascade.outputs[e], l]
         for a in range(nu):
             for l in range(WIDTH):
-                dv[l] = d_whole[nz + a, l] * by_v[t, a, l]
+                dv[l] = d_whole[nz + a, l] * tape.by_v[t, a, l]
             for d in range(nz):
                 for l in range(WIDTH):
-                    dz[d, l] += dv[l] * by_z[t, a, d, l]
+                    dz[d, l] += dv[l] * tape.by_z[t, a, d, l]
             for b in range(n):
                 for l in range(WIDTH):
-                    z_work[1][b, l] = dv[l] * bells[t, a, b, l]
+                    act[l] = dv[l] * tape.bells[t, a, b, l]
                 for l in range(WIDTH):
-                    sums[a, b, 0, l] += z_work[1][b, l]
+                    sums[a, b, 0, l] += act[l]
                 for d in range(nz):
                     for l in range(WIDTH):
-                        one = z_work[1][b, l] * seen_z[t, d, l]
+                        one = act[l] * tape.z[t, d, l]
                         sums[a, b, 1 + d, l] += one
-                        sums[a, b, 1 + nz + d, l] += one * seen_z[t, d, l]
-        _unseen(cascade, dz, turned[t, 0], d_before)
-        _unseen(cascade, d_whole, turned[t, 1], d_before)
+                        sums[a, b, 1 + nz + d, l] += one * tape.z[t, d, l]
+        _unseen(cascade, dz, tape.turned[t, 0], d_before)
+        _unseen(cascade, d_whole, tape.turned[t, 1], d_before)
         for i in range(nx):
             for l in range(WIDTH):
                 dx[i, l] = fade * d_before[i, l]
-    return total
 
 
 @kernel
@@ -422,10 +456,14 @@ def roll(cascade, rule, normals, sights, keep, factor, tiles, states, totals, gr
     fade : float
         Factor per step of what later costs count in the gradient.
     """
+    tape = _tape(cascade, rule.bells.size, len(states) - 1 if gradient else 1)
+    wide = np.empty((*sums.shape[1:], WIDTH))
     for tile in range(tiles[0], tiles[1]):
-        wide = np.zeros((sums.shape[1], sums.shape[2], sums.shape[3], WIDTH) if gradient else (0, 0, 0, WIDTH))
-        totals[tile] = _tile(cascade, rule, tile * WIDTH, normals, sights, keep, factor, states, gradient, wide, fade)
-        for a in range(wide.shape[0]):
-            for b in range(wide.shape[1]):
-                for q in range(wide.shape[2]):
-                    sums[tile, a, b, q] = wide[a, b, q].sum()
+        totals[tile] = _forward(cascade, rule, tile * WIDTH, normals, sights, keep, factor, states, tape)
+        if gradient:
+            wide[:] = 0.0
+            _back(cascade, tape, wide, fade)
+            for a in range(wide.shape[0]):
+                for b in range(wide.shape[1]):
+                    for q in range(wide.shape[2]):
+                        sums[tile, a, b, q] = wide[a, b, q].sum()
