@@ -634,7 +634,7 @@ def humanoid() -> MujocoTask:
         ),
         preset={
             **COARSE,
-            "controls_per_plan": 3,
+            "controls_per_plan": 2,
             "budget": 120,
             "horizon": 32,
             "iterations": 4,
