@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpcrl.agents.pilco import PILCO, PILCOConfig
+from mpcrl.agents.pilco import PILCO, PILCOConfig, _normal
 from mpcrl.agents.policy_agent import load_policy
 from mpcrl.cli import main
 from mpcrl.core.bundle import write_bundle
@@ -370,6 +370,30 @@ def test_searches_are_counted_with_those_that_begin_again(algo: str) -> None:
 
     assert told() == [f"policy search {number}/2" for number in (1, 2)]
     assert told() == ["policy search 1/1", *(f"policy search {number}/3" for number in (2, 3))]
+
+
+def test_a_good_policy_is_made_so_for_first_states_farther_apart() -> None:
+    """Under the same model it is better there than one without a margin; one that is not enough is left alone."""
+    world = world_of(make_task("cartpole-pilco"))
+    agents, lines = {}, []
+    for margin, enough in ((1.0, 1.0), (2.0, 1.0), (2.0, 1e-9)):
+        agents[margin, enough] = agent = agent_of(margin=margin, enough=enough)
+        told = agent.trial(world, on_learning=lambda progress: lines.append(str(progress).partition(":")[0]))
+        assert told.loss == pytest.approx(_cost_from(agent, 1.0))
+    alone, wide, poor = agents.values()
+    assert _cost_from(wide, 2.0) < _cost_from(alone, 2.0) - 1e-3
+    np.testing.assert_array_equal(poor.policy.parameters, alone.policy.parameters)
+    one, more = ["policy search 1/1"], ["policy search 1/1", "policy search 2/2", "policy search 3/3"]
+    assert list(dict.fromkeys(lines)) == more and lines[:6] == 6 * one and lines[-6:] == 6 * one
+    with pytest.raises(InvalidInput, match="margin"):
+        PILCOConfig(margin=0.5)
+
+
+def _cost_from(agent: PILCO, width: float) -> float:
+    """Expected cost of the policy from first states this many times as far apart as the task's."""
+    assert agent._chain is not None and agent._starts is not None
+    mean, cov = _normal(agent._starts, agent._chain.noise)
+    return forecast(agent._chain, agent.policy, mean, width**2 * cov, agent.horizon).total
 
 
 def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

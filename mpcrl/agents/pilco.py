@@ -7,6 +7,8 @@ Deisenroth and Rasmussen: PILCO: a model-based and data-efficient approach to po
         fit Gaussian processes to all transitions so far
         search for the policy whose expected cost over the horizon is least: the belief about the state goes through
             policy and processes by moment matching, and L-BFGS follows the exact gradient
+            (a policy that is good is then made so for first states farther apart: one normal belief knows nothing of
+            the few that fall, where the swing up ends too far from upright)
         apply that policy, store what came of it
 
 The policy sees what the processes see: numbers, and sines and cosines of angles. The cost is the task's goal (`Goal`),
@@ -16,6 +18,7 @@ in what is seen of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,7 +26,7 @@ from typing import ClassVar
 import numpy as np
 
 from mpcrl.agents.agent import FITTED
-from mpcrl.agents.policy_agent import OnEvaluation, PolicyAgent, Said
+from mpcrl.agents.policy_agent import OnEvaluation, PolicyAgent, Said, numbered
 from mpcrl.core.checks import positive_integer, positive_number
 from mpcrl.core.errors import InvalidInput
 from mpcrl.core.threads import ThreadBudget
@@ -31,7 +34,7 @@ from mpcrl.kernels.belief import Chain
 from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.gaussian_process import fit
 from mpcrl.learning.policies import LinearPolicy, Policy, RBFPolicy
-from mpcrl.learning.policy_search import Found, belief_predictor, chain_of, forecast, search
+from mpcrl.learning.policy_search import Found, SearchProgress, belief_predictor, chain_of, forecast, search
 from mpcrl.learning.replay import Transitions
 from mpcrl.models.gaussian_process import GaussianProcess
 from mpcrl.tasks.task import Task
@@ -59,6 +62,9 @@ class PILCOConfig:
         `enough`.
     enough : float
         Expected cost of a good policy, over the most that there can be.
+    margin : float
+        Deviations of the first states that a policy that is `enough` is searched again for, over the task's own, as far
+        as it stays so; 1 for none.
     points : int
         Transitions that the processes are conditioned on at most, the last ones.
     """
@@ -70,6 +76,7 @@ class PILCOConfig:
     evaluations: int = 150
     restarts: int = 2
     enough: float = 0.5
+    margin: float = 2.0
     points: int = 600
 
     def __post_init__(self) -> None:
@@ -78,9 +85,16 @@ class PILCOConfig:
         for name in ("basis", "evaluations", "restarts", "points"):
             positive_integer(name, getattr(self, name))
         positive_number("enough", self.enough)
+        if not (math.isfinite(self.margin) and self.margin >= 1):
+            raise InvalidInput(f"margin must be a finite number of at least 1, got {self.margin!r}")
         for name in ("horizon", "trial_steps"):
             if getattr(self, name) is not None:
                 positive_integer(name, getattr(self, name))
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Deviations of the first states over the task's own, of the searches after the first."""
+        return (math.sqrt(self.margin), self.margin) if self.margin > 1 else ()
 
 
 class PILCO(PolicyAgent[PILCOConfig]):
@@ -126,20 +140,35 @@ class PILCO(PolicyAgent[PILCOConfig]):
         chain = self._known(self._chain)
         mean, cov = _normal(self._known(self._starts), chain.noise)
 
-        def searched(starts: Iterable[Policy], told: OnEvaluation) -> Found:
+        searches = 0
+
+        def told(progress: SearchProgress) -> None:
+            nonlocal searches
+            searches = progress.starts
+            on_evaluation(progress)
+
+        def searched(starts: Iterable[Policy], tell: OnEvaluation, width: float = 1.0, share: float = 1.0) -> Found:
             return search(
                 chain,
                 list(starts),
                 mean=mean,
-                cov=cov,
+                cov=width**2 * cov,
                 horizon=self.horizon,
-                evaluations=self.config.evaluations,
+                evaluations=math.ceil(share * self.config.evaluations),
                 threads=threads,
-                on_evaluation=told,
+                on_evaluation=tell,
             )
 
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, self.trials, 2)))
-        return self._best(searched, rows.states, rng, on_evaluation)
+        found = self._best(searched, rows.states, rng, told)
+        for width in self.config.widths:
+            if not self._enough(found):
+                break
+            wider = searched([found.policy], numbered(told, searches, 1), width, 0.5)
+            if not self._enough(wider):
+                break
+            found = wider._replace(cost=forecast(chain, wider.policy, mean, cov, self.horizon).total)
+        return found
 
     def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> Policy:
         z, scale = self._scales(states)

@@ -211,11 +211,14 @@ class PolicyAgent(ABC, Generic[Config]):
         found, restarts = None, self.config.restarts
         if self._policy is not None:
             found = searched([self._policy], on_evaluation)
-        if found is None or found.cost > self.config.enough * self.horizon:
+        if found is None or not self._enough(found):
             told = numbered(on_evaluation, int(found is not None), restarts)
             other = searched((self._random_policy(states, rng) for _ in range(restarts)), told)
             found = other if found is None or other.cost < found.cost else found
         return found
+
+    def _enough(self, found: Found) -> bool:
+        return found.cost <= self.config.enough * self.horizon
 
     @abstractmethod
     def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> Policy:
