@@ -236,9 +236,7 @@ class MCPILCO(PolicyAgent[MCPILCOConfig]):
         )
 
     def _expected(self, start: np.ndarray, horizon: int) -> float:
-        cascade, first = (
-            self._known(self._cascade),
-            first_states(start[None], self.config.search.particles, self._rng(3)),
-        )
+        cascade = self._known(self._cascade)
+        first = first_states(start[None], self.config.search.particles, self._rng(3))
         noise = Noise.drawn(cascade, horizon, first.shape[1], self._rng(4))
         return Particles(cascade, first, noise).rolled(self.policy)[1]

@@ -22,15 +22,8 @@ class FunctionParticles:
 
     Parameters
     ----------
-    process : GaussianProcess
-        Over `features.inputs`, with an output for each number of the state that is no integral.
-    features : Features
-    integrals : tuple of pairs of int
-        Numbers of the state and their speeds.
-    dt : float
-        Control period, s.
-    sight : ndarray [nx]
-        Deviations of what is seen.
+    process, features, integrals, dt, sight
+        As `cascade_of` takes them.
     count : int
         P.
     seed : int
