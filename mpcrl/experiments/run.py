@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from mpcrl.experiments.machine import machine, versions
 from mpcrl.experiments.worlds import MujocoWorld, World, world_of
 from mpcrl.models.model import Model
 from mpcrl.planners.planner import Planner
+from mpcrl.tasks.features import Features
 from mpcrl.tasks.task import Task
 
 
@@ -184,36 +185,22 @@ def run_task(
     conditions.delay_steps(task.dt)
     begin = time.perf_counter()
     thread_budget = ThreadBudget.of(threads)
-    actor: Controller | Feedback
-    about: dict[str, Any]
     if isinstance(planner, Feedback):
         _refuse_of_policies(dtype, budget_ms, controls_per_plan, conditions)
-        actor, features, following, controls_per_plan = planner, planner.features, None, 1
-        about = {"model": "none", "planner": {"name": planner.name}, "dtype": "float64", "budget": 0, "horizon": 0}
+        acting = _policy(planner)
     else:
-        controls_per_plan = controls_per_plan_for(task, controls_per_plan)
         predictor = model if isinstance(model, Predictor) else predictor_for(task, model, dtype)
-        actor = Controller(
-            task, planner, model=predictor.model, seed=seed, threads=threads, controls_per_plan=controls_per_plan
-        )
-        features, following = predictor.features, predictor.model if predictor.follows else None
-        about = {
-            "model": predictor.name,
-            "planner": configuration(planner),
-            "dtype": str(predictor.model.dtype),
-            "budget": planner.budget,
-            "horizon": planner.horizon,
-        }
-    world = world_of(task, conditions.plant_scale, features)
+        acting = _plans(task, planner, predictor, controls_per_plan_for(task, controls_per_plan), seed, threads)
+    world = world_of(task, conditions.plant_scale, acting.features)
     records: list[Episode] = []
     try:
-        start = _reset(world, seed, following, True)
-        if isinstance(actor, Controller):
-            actor.warmup(start)
+        start = _reset(world, seed, acting.following, True)
+        if isinstance(acting.actor, Controller):
+            acting.actor.warmup(start)
         warmup_s = time.perf_counter() - begin
         with _interruptible() as interrupted, thread_budget.limit():
             loop = Loop(
-                controller=actor,
+                controller=acting.actor,
                 world=world,
                 conditions=conditions,
                 budget_ms=budget_ms,
@@ -221,8 +208,8 @@ def run_task(
             )
             for episode in range(episodes):
                 if episode:
-                    start = _reset(world, seed + episode, following, False)
-                actor.reset(seed + episode)
+                    start = _reset(world, seed + episode, acting.following, False)
+                acting.actor.reset(seed + episode)
                 where = Progress(episode + 1, episodes, 0, steps, 0.0, np.nan)
                 records.append(loop.run(seed + episode, start, where, on_step))
                 if interrupted.is_set():
@@ -234,12 +221,11 @@ def run_task(
     times = np.concatenate([record.plan_ms for record in records])
     return RunResult(
         task=task.name,
-        **about,
+        **acting.about,
         budget_ms=budget_ms,
         seed=seed,
         episodes=episodes,
         steps=steps,
-        controls_per_plan=controls_per_plan,
         conditions=conditions,
         control_period_ms=1e3 * task.dt,
         returns=tuple(record.total for record in records),
@@ -268,6 +254,47 @@ def warm_up(task: Task, planner: Planner, *, dtype: str | None = None) -> float:
 
 
 # ---- parts -------------------------------------------------------------------------------------------------------
+class _Acting(NamedTuple):
+    """What acts in a run.
+
+    Attributes
+    ----------
+    actor : Controller or Feedback
+    features : Features or None
+        What it is shown of a state, if not that of the true model.
+    following : object
+        The model that is to be the world's own MjModel, if any is.
+    about : dict
+        Fields of the run's result.
+    """
+
+    actor: Controller | Feedback
+    features: Features | None
+    following: Any
+    about: dict[str, Any]
+
+
+def _policy(policy: Feedback) -> _Acting:
+    about = {"model": "none", "planner": {"name": policy.name}, "dtype": "float64", "budget": 0, "horizon": 0}
+    return _Acting(policy, policy.features, None, {**about, "controls_per_plan": 1})
+
+
+def _plans(
+    task: Task, planner: Planner, predictor: Predictor, controls_per_plan: int, seed: int, threads: int | None
+) -> _Acting:
+    model = predictor.model
+    controller = Controller(task, planner, model=model, seed=seed, threads=threads, controls_per_plan=controls_per_plan)
+    about = {
+        "model": predictor.name,
+        "planner": configuration(planner),
+        "dtype": str(model.dtype),
+        "budget": planner.budget,
+        "horizon": planner.horizon,
+        "controls_per_plan": controls_per_plan,
+    }
+    return _Acting(controller, predictor.features, model if predictor.follows else None, about)
+
+
 def _reset(world: World, seed: int, following: Any, first: bool) -> np.ndarray:
     """Begin an episode, with the model that follows the world's, if any does."""
     start = world.reset(seed)
