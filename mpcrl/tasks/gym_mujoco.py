@@ -219,7 +219,7 @@ class PusherParams(NamedTuple):
     reward_control_weight: float = 0.1
     behind: float = 0.02
     behind_weight: float = 2.0
-    goal_weight: float = 10.0
+    goal_weight: float = 30.0
 
 
 def pusher_cost(before: Any, u: Any, after: Any, t: int, p: PusherParams) -> float:
@@ -254,10 +254,11 @@ def pusher() -> MujocoTask:
         params=lambda model, env: PusherParams(*(model.body(name).id for name in ("tips_arm", "object", "goal"))),
         preset={
             **COARSE,
+            "controls_per_plan": 1,
             "budget": 200,
             "horizon": 24,
             "iterations": 5,
-            "knots": 6,
+            "knots": 4,
             "beta": 0.0,
             "width": 0.1,
             "execute": "mean",
