@@ -4,6 +4,7 @@ cart-pole is in `benchmarks/pilco.py`."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpcrl.agents.agent import Trial
 from mpcrl.agents.pilco import PILCO, PILCOConfig, _normal
 from mpcrl.agents.policy_agent import load_policy
 from mpcrl.cli import main
@@ -25,6 +27,7 @@ from mpcrl.experiments.worlds import world_of
 from mpcrl.kernels.belief import Chain, expected_cost
 from mpcrl.learning.policies import LinearPolicy, Policy, RBFPolicy, controls, policy_files, policy_of_files
 from mpcrl.learning.policy_search import (
+    Found,
     belief_predictor,
     chain_of,
     cost_and_gradient,
@@ -372,28 +375,49 @@ def test_searches_are_counted_with_those_that_begin_again(algo: str) -> None:
     assert told() == ["policy search 1/1", *(f"policy search {number}/3" for number in (2, 3))]
 
 
-def test_a_good_policy_is_made_so_for_first_states_farther_apart() -> None:
-    """Under the same model it is better there than one without a margin; one that is not enough is left alone."""
+def test_a_good_policy_is_made_so_for_first_states_farther_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches from wider beliefs go on from one another, as long as what they find is good; else nothing is kept."""
     world = world_of(make_task("cartpole-pilco"))
-    agents, lines = {}, []
-    for margin, enough in ((1.0, 1.0), (2.0, 1.0), (2.0, 1e-9)):
-        agents[margin, enough] = agent = agent_of(margin=margin, enough=enough)
-        told = agent.trial(world, on_learning=lambda progress: lines.append(str(progress).partition(":")[0]))
-        assert told.loss == pytest.approx(_cost_from(agent, 1.0))
-    alone, wide, poor = agents.values()
-    assert _cost_from(wide, 2.0) < _cost_from(alone, 2.0) - 1e-3
-    np.testing.assert_array_equal(poor.policy.parameters, alone.policy.parameters)
-    one, more = ["policy search 1/1"], ["policy search 1/1", "policy search 2/2", "policy search 3/3"]
-    assert list(dict.fromkeys(lines)) == more and lines[:6] == 6 * one and lines[-6:] == 6 * one
-    with pytest.raises(InvalidInput, match="margin"):
-        PILCOConfig(margin=0.5)
+    searches: list[tuple[np.ndarray, int, Policy, Found]] = []
+    good = 0
 
+    def recorded(chain: Chain, starts: list[Policy], **given: Any) -> Found:
+        found = search(chain, starts, **given)
+        if len(searches) >= good:
+            found = found._replace(cost=np.inf)
+        searches.append((given["cov"], given["evaluations"], starts[0], found))
+        return found
 
-def _cost_from(agent: PILCO, width: float) -> float:
-    """Expected cost of the policy from first states this many times as far apart as the task's."""
+    monkeypatch.setattr("mpcrl.agents.pilco.search", recorded)
+    lines: list[str] = []
+
+    def trained(first: int = 99, **settings: Any) -> tuple[PILCO, Trial]:
+        """An agent after a trial, of whose searches only the first ones come to anything."""
+        nonlocal good
+        good = first
+        searches.clear()
+        agent = agent_of(**settings)
+        return agent, agent.trial(world, on_learning=lambda done: lines.append(str(done).partition(":")[0]))
+
+    agent, told = trained(margin=2.0, enough=1.0)
+    covs = np.array([cov for cov, *_ in searches])
+    np.testing.assert_allclose(covs, [covs[0], 2 * covs[0], 4 * covs[0]])
+    assert [evaluations for _, evaluations, *_ in searches] == [6, 3, 3]
+    assert all(later[2] is earlier[3].policy for earlier, later in itertools.pairwise(searches))
+    assert list(dict.fromkeys(lines)) == [f"policy search {number}/{number}" for number in (1, 2, 3)]
+    np.testing.assert_array_equal(agent.policy.parameters, searches[2][3].policy.parameters)
     assert agent._chain is not None and agent._starts is not None
-    mean, cov = _normal(agent._starts, agent._chain.noise)
-    return forecast(agent._chain, agent.policy, mean, width**2 * cov, agent.horizon).total
+    said = forecast(agent._chain, agent.policy, *_normal(agent._starts, agent._chain.noise), agent.horizon)
+    assert told.loss == said.total
+
+    for margin, enough, first, count in ((2.0, 1.0, 2, 3), (2.0, 1.0, 1, 2), (2.0, 1e-9, 99, 1), (1.0, 1.0, 99, 1)):
+        agent, _ = trained(first, margin=margin, enough=enough)
+        kept = searches[max(count - 2, 0)][3].policy
+        assert len(searches) == count
+        np.testing.assert_array_equal(agent.policy.parameters, kept.parameters)
+    for wrong in (0.5, np.inf, 1e200, "2"):
+        with pytest.raises(InvalidInput, match="margin"):
+            PILCOConfig(margin=wrong)  # type: ignore[arg-type]
 
 
 def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

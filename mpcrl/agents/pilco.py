@@ -41,6 +41,11 @@ from mpcrl.tasks.task import Task
 
 POLICIES = ("rbf", "linear")
 
+_WIDEST = 100.0
+"""Margin beyond which a number is a mistake."""
+_SHARE = 0.5
+"""Of `evaluations`, for each search from first states that are farther apart."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PILCOConfig:
@@ -56,7 +61,7 @@ class PILCOConfig:
     trial_steps : int or None
         Control steps of a trial; as many as the horizon, if None.
     evaluations : int
-        Of cost and gradient, from each start of a search.
+        Of cost and gradient, from each start of a search; half as many for each width of the `margin`.
     restarts : int
         Starts at random policies, of the first search, and of others that from the policy before find none that is
         `enough`.
@@ -85,8 +90,9 @@ class PILCOConfig:
         for name in ("basis", "evaluations", "restarts", "points"):
             positive_integer(name, getattr(self, name))
         positive_number("enough", self.enough)
-        if not (math.isfinite(self.margin) and self.margin >= 1):
-            raise InvalidInput(f"margin must be a finite number of at least 1, got {self.margin!r}")
+        positive_number("margin", self.margin)
+        if not 1 <= self.margin <= _WIDEST:
+            raise InvalidInput(f"margin must be from 1 to {_WIDEST:g}, got {self.margin!r}")
         for name in ("horizon", "trial_steps"):
             if getattr(self, name) is not None:
                 positive_integer(name, getattr(self, name))
@@ -161,13 +167,14 @@ class PILCO(PolicyAgent[PILCOConfig]):
 
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, self.trials, 2)))
         found = self._best(searched, rows.states, rng, told)
-        for width in self.config.widths:
+        for width in self.config.widths if cov.any() else ():
             if not self._enough(found):
                 break
-            wider = searched([found.policy], numbered(told, searches, 1), width, 0.5)
-            if not self._enough(wider):
+            wider = searched([found.policy], numbered(told, searches, 1), width, _SHARE)
+            own = wider._replace(cost=forecast(chain, wider.policy, mean, cov, self.horizon).total)
+            if not (self._enough(wider) and self._enough(own)):
                 break
-            found = wider._replace(cost=forecast(chain, wider.policy, mean, cov, self.horizon).total)
+            found = own
         return found
 
     def _random_policy(self, states: np.ndarray, rng: np.random.Generator) -> Policy:

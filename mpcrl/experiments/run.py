@@ -189,8 +189,9 @@ def run_task(
         _refuse_of_policies(dtype, budget_ms, controls_per_plan, conditions)
         acting = _policy(planner)
     else:
+        controls_per_plan = controls_per_plan_for(task, controls_per_plan)
         predictor = model if isinstance(model, Predictor) else predictor_for(task, model, dtype)
-        acting = _plans(task, planner, predictor, controls_per_plan_for(task, controls_per_plan), seed, threads)
+        acting = _plans(task, planner, predictor, controls_per_plan, seed, threads)
     world = world_of(task, conditions.plant_scale, acting.features)
     records: list[Episode] = []
     try:
