@@ -28,8 +28,8 @@ TARGETS = {
 """Mean returns over whole episodes."""
 
 REASONS = {
-    "Pusher-v5": "the object reaches the goal late. On two other seeds twice the samples gain 0.6, and more knots, shorter "
-    "plans and wider samples lose.",
+    "Pusher-v5": "the object reaches the goal late. On two other seeds twice the samples gain 0.6, and more knots, "
+    "shorter plans and wider samples lose.",
 }
 """Why a target is not reached, as far as is known."""
 
