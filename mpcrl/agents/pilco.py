@@ -7,8 +7,8 @@ Deisenroth and Rasmussen: PILCO: a model-based and data-efficient approach to po
         fit Gaussian processes to all transitions so far
         search for the policy whose expected cost over the horizon is least: the belief about the state goes through
             policy and processes by moment matching, and L-BFGS follows the exact gradient
-            (a policy that is good is then made so for first states farther apart: one normal belief knows nothing of
-            the few that fall, where the swing up ends too far from upright)
+            (a policy that is good is then made so for first states farther apart: one normal belief hardly counts
+            the few that end in a fall)
         apply that policy, store what came of it
 
 The policy sees what the processes see: numbers, and sines and cosines of angles. The cost is the task's goal (`Goal`),
