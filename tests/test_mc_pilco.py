@@ -32,7 +32,7 @@ from mpcrl.learning.policy_search import policy_inputs
 from mpcrl.models.speed_integration import Integrals, integrated, moved, outputs_of, predicted, sight
 from mpcrl.tasks.features import Features, features_of, speeds_of
 from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
-from tests.test_pilco import COUNTED, FEATURES, GOAL, HIGH, LOW, facts, model_for, searches_told
+from tests.test_pilco import FEATURES, GOAL, HIGH, LOW, facts, model_for
 
 INTEGRALS: Integrals = ((0, 2),)  # of FEATURES, the place and its speed
 DT, SIGHT = 0.1, np.array([0.01, 0.02, 0.03, 0.04])
@@ -182,10 +182,6 @@ def test_a_step_that_tells_nothing_is_left_out_and_others_fade(size: float, monk
     left = [min(1.0, 2 - step / 20) for step in range(40)]
     np.testing.assert_allclose([factor for factor, _ in asked], [1 / (1 - 0.25 * share) for share in left])
     assert {fade for _, fade in asked} == {0.8}
-
-
-def test_searches_are_counted_with_those_that_begin_again() -> None:
-    assert searches_told("mc-pilco", particles="8") == COUNTED
 
 
 def test_other_kernels_are_refused() -> None:
