@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mpcrl.kernels import moments as mo
-from mpcrl.kernels.pairs import PAD
+from mpcrl.kernels.pairs import padded
 from mpcrl.learning.policy_search import processes_of
 from mpcrl.models.gaussian_process import GaussianProcess
 
@@ -190,8 +190,9 @@ def test_a_network_is_a_certain_process() -> None:
     )  # fmt: skip
     gp = processes_of(model)
     gain = net.weights[:, :, None] * net.weights[:, None]
-    padded = np.pad(np.tril(gain) + np.tril(gain, -1), ((0, 0), (0, -6 % PAD), (0, -6 % PAD)))
-    certain = gp._replace(beta=net.weights, gain=padded, factor=1e30 * gp.factor)
+    rest = padded(6) - 6
+    lower = np.pad(np.tril(gain) + np.tril(gain, -1), ((0, 0), (0, rest), (0, rest)))
+    certain = gp._replace(beta=net.weights, gain=lower, factor=1e30 * gp.factor)
     M, C, V = of_process(certain, m, S)
     C -= np.diag(gp.variance)  # what nothing explains
     for got, expected in zip(of_network(net, m, S), (M, C, V), strict=True):

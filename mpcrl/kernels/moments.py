@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpcrl.core.compile import inlined, kernel
-from mpcrl.kernels.pairs import PAD, weigh_pairs
+from mpcrl.kernels.pairs import weigh_pairs
 
 _LOG2_E = 1 / math.log(2)
 _MOST = 1000.0  # 2 to it is finite
@@ -49,7 +49,7 @@ class Processes(NamedTuple):
     beta: np.ndarray
     """[E, n]"""
     gain: np.ndarray
-    """[E, N, N]: beta beta' - K^-1, its lower triangle with all below the diagonal doubled; N is n, padded to `PAD`s"""
+    """[E, N, N]: beta beta' - K^-1, its lower triangle with all below the diagonal doubled; N is `padded(n)`"""
     factor: np.ndarray
     """[E, n, n]: L', L L' = K, by rows"""
     slope: np.ndarray
@@ -221,43 +221,50 @@ def _add_scaled(out, factor, row):
 
 
 @inlined
-def _half_form(K, w, image, out):
-    """out_i = -w_i' K w_i / 2 over log 2, of columns of w [D, N]; `image` [N] is worked in."""
+def _combined(matrix, factors, zeta, out):
+    """out = matrix diag(factors) zeta, of columns of zeta [D, N]: two of its rows at a time, for half the traffic."""
+    D = len(matrix)
+    for d in range(D):
+        out[d] = 0.0
+        for e in range(0, D - 1, 2):
+            one, other = matrix[d, e] * factors[e], matrix[d, e + 1] * factors[e + 1]
+            for i in range(zeta.shape[1]):
+                out[d, i] += one * zeta[e, i] + other * zeta[e + 1, i]
+        if D % 2:
+            _add_scaled(out[d], matrix[d, D - 1] * factors[D - 1], zeta[D - 1])
+
+
+@inlined
+def _half_form(factors, image, w, out):
+    """out_i = -image_i' diag(factors) w_i / 2, of columns of both [D, N]."""
     out[:] = 0.0
-    for d in range(len(w)):
-        image[:] = 0.0
-        for e in range(len(w)):
-            _add_scaled(image, -0.5 * _LOG2_E * K[d, e], w[e])
+    for d in range(len(factors)):
         for i in range(len(out)):
-            out[i] += image[i] * w[d, i]
+            out[i] -= 0.5 * factors[d] * image[d, i] * w[d, i]
 
 
 @kernel
-def _cross(zeta, pa, pb, Ta, Tb, T, constant, y, u, x, v, w):
-    """delta of a pair of outputs, over log 2: u_i + v_j + sum_d y_di x_dj. `w` [D + 1, N] is worked in.
+def _cross(zeta, pa, pb, image_a, image_b, T, same, constant, y, u, x, v):
+    """delta of a pair of outputs, over log 2: u_i + v_j + sum_d y_di x_dj.
 
-    Terms of i alone are -w' Ta A_b T w / 2 with w = A_a zeta_i, those of j likewise: what is left of the exponents of
-    Q_ij, q_i and q_j where all that does not vanish with S is taken out by hand.
+    With w = A_a zeta_i, terms of i alone are -w' Ta A_b T w / 2, those of j likewise, and of both w' T A_b zeta_j: what
+    is left of the exponents of Q_ij, q_i and q_j where all that does not vanish with S is taken out by hand. `image_a`
+    and `image_b` [D, N] are Ta A_a zeta and Tb A_b zeta; `same`, whether the outputs are.
     """
-    D = len(pa)
-    K, J = np.zeros((D, D)), np.zeros((D, D))
+    D, inputs = len(pa), zeta[: len(pa)]
+    scaled = _LOG2_E * T
+    if same:
+        _combined(scaled, pa, inputs, y)
+        _half_form(pb, image_a, y, u)
+        v[:] = u
+    else:
+        _combined(scaled, pb, inputs, y)
+        _half_form(pa, image_b, y, v)
+        _combined(scaled, pa, inputs, y)
+        _half_form(pb, image_a, y, u)
+    u += _LOG2_E * constant
     for d in range(D):
-        for e in range(D):
-            for k in range(D):
-                K[d, e] += Ta[d, k] * pb[k] * T[k, e]
-                J[d, e] += Tb[d, k] * pa[k] * T[k, e]
-    for d in range(D):
-        for i in range(len(u)):
-            w[d, i] = pa[d] * zeta[d, i]
-            x[d, i] = pb[d] * zeta[d, i]
-    for d in range(D):
-        y[d] = 0.0
-        for e in range(D):
-            _add_scaled(y[d], _LOG2_E * T[d, e], w[e])
-    _half_form(K, w[:D], w[D], u)
-    _half_form(J, x, w[D], v)
-    for i in range(len(u)):
-        u[i] += _LOG2_E * constant
+        x[d] = pb[d] * inputs[d]
 
 
 @kernel
@@ -331,16 +338,17 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
     """
     n, D = gp.inputs.shape
     E = len(gp.beta)
-    padded = -(-n // PAD) * PAD
+    padded = gp.gain.shape[1]
     q, logs = np.zeros((E, padded)), np.empty(E)
-    T, P = np.empty((E, D, D)), np.empty((D, D))
+    T, P, images = np.empty((D, D)), np.empty((D, D)), np.empty((E, D, padded))
     zeta = np.zeros((D + 1, padded))
     for i in range(n):
         for d in range(D):
             zeta[d, i] = gp.inputs[i, d] - m[d]
         zeta[D, i] = 1.0
     for a in range(E):
-        logs[a] = _activations(gp.inputs, gp.precision[a], m, S, gp.variance[a], T[a], P, q[a, :n])
+        logs[a] = _activations(gp.inputs, gp.precision[a], m, S, gp.variance[a], T, P, q[a, :n])
+        _combined(T, gp.precision[a], zeta[:D], images[a])
         total, h = 0.0, np.zeros(D)
         for i in range(n):
             weight = gp.beta[a, i] * q[a, i]
@@ -352,7 +360,7 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
             tape.coupling[a, d] = 0.0
             for e in range(D):
                 tape.coupling[a, d] += P[d, e] * h[e]
-    y, x, w = np.empty((D, padded)), np.empty((D, padded)), np.empty((D + 1, padded))
+    y, x = np.empty((D, padded)), np.empty((D, padded))
     u, v, rows, columns = np.empty(padded), np.empty(padded), np.zeros(padded), np.zeros(padded)
     above, sums = np.empty(padded), np.empty((D + 1, padded))
     both, Tab = np.empty(D), np.empty((D, D))
@@ -361,11 +369,11 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
             for d in range(D):
                 both[d] = gp.precision[a, d] + gp.precision[b, d]
             constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
-            _cross(zeta, gp.precision[a], gp.precision[b], T[a], T[b], Tab, constant, y, u, x, v, w)
+            _cross(zeta, gp.precision[a], gp.precision[b], images[a], images[b], Tab, a == b, constant, y, u, x, v)
             for i in range(n):
                 rows[i] = q[a, i] * (1.0 if a == b else gp.beta[a, i])
                 columns[i] = q[b, i] * (1.0 if a == b else gp.beta[b, i])
-            C[a, b] = weigh_pairs(y, u, rows, x, v, columns, gp.gain[a], a == b, zeta, above, sums, gradient)
+            C[a, b] = weigh_pairs(n, y, u, rows, x, v, columns, gp.gain[a], a == b, zeta, above, sums, gradient)
             if gradient:
                 _pair_gradient(
                     zeta, gp.precision[a], gp.precision[b], Tab, above, sums, tape.pair_m[a, b], tape.pair_S[a, b]
@@ -494,28 +502,28 @@ def network_moments(net, m, S, M, C, V):
     n, D = net.centres.shape
     E = len(net.weights)
     mean, coupling = np.zeros(E), np.zeros((E, D))
-    q, T, P = np.empty((E, n)), np.empty((E, D, D)), np.empty((D, D))
-    logs = np.empty(E)
+    q, T, P, images = np.empty((E, n)), np.empty((D, D)), np.empty((D, D)), np.empty((E, D, n))
+    logs, zeta = np.empty(E), np.empty((D, n))
+    for i in range(n):
+        for d in range(D):
+            zeta[d, i] = net.centres[i, d] - m[d]
     for a in range(E):
-        logs[a] = _activations(net.centres, net.precision[a], m, S, 1.0, T[a], P, q[a])
+        logs[a] = _activations(net.centres, net.precision[a], m, S, 1.0, T, P, q[a])
+        _combined(T, net.precision[a], zeta, images[a])
         for i in range(n):
             weight = net.weights[a, i] * q[a, i]
             mean[a] += weight
             for d in range(D):
                 for e in range(D):
-                    coupling[a, d] += weight * P[d, e] * (net.centres[i, e] - m[e])
-    zeta = np.empty((D + 1, n))
-    for i in range(n):
-        for d in range(D):
-            zeta[d, i] = net.centres[i, d] - m[d]
-    y, x, w, u, v = np.empty((D, n)), np.empty((D, n)), np.empty((D + 1, n)), np.empty(n), np.empty(n)
+                    coupling[a, d] += weight * P[d, e] * zeta[e, i]
+    y, x, u, v = np.empty((D, n)), np.empty((D, n)), np.empty(n), np.empty(n)
     both, Tab = np.empty(D), np.empty((D, D))
     for a in range(E):
         for b in range(a, E):
             for d in range(D):
                 both[d] = net.precision[a, d] + net.precision[b, d]
             constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
-            _cross(zeta, net.precision[a], net.precision[b], T[a], T[b], Tab, constant, y, u, x, v, w)
+            _cross(zeta, net.precision[a], net.precision[b], images[a], images[b], Tab, a == b, constant, y, u, x, v)
             total = 0.0
             for i in range(n):
                 for j in range(n):

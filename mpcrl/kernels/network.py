@@ -37,8 +37,22 @@ from numba.core import cgutils, codegen, config
 from numba.extending import intrinsic
 
 from mpcrl.core.hooks import FLOATS, INTEGERS
+from mpcrl.kernels.vectors import (
+    F32,
+    F64,
+    I16,
+    I32,
+    I64,
+    accumulated,
+    at,
+    call,
+    like,
+    load,
+    multiply_add,
+    spread,
+    store,
+)
 
-_F32, _F64, _I16, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _LOG2E = math.log2(math.e)
 
 
@@ -96,28 +110,6 @@ class _BFloat(ir.Type):
         return hash(_BFloat)
 
 
-def _like(v: Any, number: float) -> Any:
-    """A vector of the type of `v` filled with a number."""
-    return ir.Constant(v.type, [number] * v.type.count)
-
-
-def _spread(b: Any, number: Any, lanes: int) -> Any:
-    undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
-    one = b.insert_element(undefined, number, ir.Constant(_I32, 0))
-    return b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
-
-
-def _call(b: Any, name: str, result: Any, *arguments: Any) -> Any:
-    kind = ir.FunctionType(result, [a.type for a in arguments])
-    return b.call(cgutils.get_or_insert_function(b.module, kind, name), arguments)
-
-
-def _multiply_add(b: Any, x: Any, y: Any, z: Any) -> Any:
-    """x y + z; `llvm.fma` would call a function for every lane where the CPU cannot do it at once."""
-    bits = 64 if x.type.element == _F64 else 32
-    return _call(b, f"llvm.fmuladd.v{x.type.count}f{bits}", x.type, x, y, z)
-
-
 def _power_of_two(degree: int) -> Callable[[Any, Any], Any]:
     """Emitter of 2^y; |y| is held below 126. Coefficients by least squares of the relative error on Chebyshev nodes."""
     nodes = np.cos(np.pi * (np.arange(400) + 0.5) / 400) / 2
@@ -127,35 +119,35 @@ def _power_of_two(degree: int) -> Callable[[Any, Any], Any]:
 
     def emit(b: Any, y: Any) -> Any:
         for op, bound in ((">", 126.0), ("<", -126.0)):
-            y = b.select(b.fcmp_ordered(op, y, _like(y, bound)), _like(y, bound), y)
-        shifted = b.fadd(y, _like(y, rounder))
-        fraction = b.fsub(y, b.fsub(shifted, _like(y, rounder)))
-        p = _like(y, coefficients[0])
+            y = b.select(b.fcmp_ordered(op, y, like(y, bound)), like(y, bound), y)
+        shifted = b.fadd(y, like(y, rounder))
+        fraction = b.fsub(y, b.fsub(shifted, like(y, rounder)))
+        p = like(y, coefficients[0])
         for c in coefficients[1:]:
-            p = _multiply_add(b, p, fraction, _like(y, c))
-        bits = b.bitcast(shifted, ir.VectorType(_I32, y.type.count))
-        return b.fmul(p, b.bitcast(b.shl(bits, _like(bits, 23)), y.type))
+            p = multiply_add(b, p, fraction, like(y, c))
+        bits = b.bitcast(shifted, ir.VectorType(I32, y.type.count))
+        return b.fmul(p, b.bitcast(b.shl(bits, like(bits, 23)), y.type))
 
     return emit
 
 
 # ---- activations -------------------------------------------------------------------------------------------------
 def _silu(b: Any, y: Any, power: Callable[[Any, Any], Any]) -> Any:
-    return b.fdiv(y, b.fadd(_like(y, 1.0), power(b, y)))
+    return b.fdiv(y, b.fadd(like(y, 1.0), power(b, y)))
 
 
 def _tanh(b: Any, y: Any, power: Callable[[Any, Any], Any]) -> Any:
-    return b.fsub(_like(y, 1.0), b.fdiv(_like(y, 2.0), b.fadd(_like(y, 1.0), power(b, y))))
+    return b.fsub(like(y, 1.0), b.fdiv(like(y, 2.0), b.fadd(like(y, 1.0), power(b, y))))
 
 
 def _gelu(b: Any, x: Any, power: Callable[[Any, Any], Any]) -> Any:
     scale = -2 * _LOG2E * math.sqrt(2 / math.pi)
-    inner = _multiply_add(b, b.fmul(x, x), _like(x, 0.044715 * scale), _like(x, scale))
-    return b.fdiv(x, b.fadd(_like(x, 1.0), power(b, b.fmul(x, inner))))
+    inner = multiply_add(b, b.fmul(x, x), like(x, 0.044715 * scale), like(x, scale))
+    return b.fdiv(x, b.fadd(like(x, 1.0), power(b, b.fmul(x, inner))))
 
 
 def _relu(b: Any, x: Any, power: Callable[[Any, Any], Any]) -> Any:
-    return b.select(b.fcmp_ordered("<", x, _like(x, 0.0)), _like(x, 0.0), x)
+    return b.select(b.fcmp_ordered("<", x, like(x, 0.0)), like(x, 0.0), x)
 
 
 def _none(b: Any, x: Any, power: Callable[[Any, Any], Any]) -> Any:
@@ -195,36 +187,22 @@ class Block(NamedTuple):
         lanes, rows, vectors, _ = self.target
         lanes //= 2 if self.double else 1
         width = lanes * vectors
-        vector = ir.VectorType(_I32 if self.reads_pairs else _F64 if self.double else _F32, lanes)
-        block = [(r, j) for r in range(rows) for j in range(vectors)]
+        vector = ir.VectorType(I32 if self.reads_pairs else F64 if self.double else F32, lanes)
         sums: dict[tuple[int, int], Any] = {}
         for r in range(rows):
-            start = _spread(b, b.load(_at(b, bias, r)), lanes)
+            start = spread(b, b.load(at(b, bias, r)), lanes)
             sums |= {(r, j): start for j in range(vectors)}
 
-        before, loop, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
-        b.branch(loop)
-        b.position_at_end(loop)
-        k, total = b.phi(_I64), {rj: b.phi(sums[rj].type) for rj in block}
-        hk = b.gep(h, [b.mul(k, ir.Constant(_I64, width))])
-        wk = b.gep(w, [b.mul(k, ir.Constant(_I64, rows))])
-        columns = [_load(b, _at(b, hk, j * lanes), vector) for j in range(vectors)]
-        new = {}
-        for r in range(rows):
-            number = _spread(b, b.load(_at(b, wk, r)), lanes)
-            for j in range(vectors):
-                product = self._pair_products if self.reads_pairs else _multiply_add
-                new[r, j] = product(b, number, columns[j], total[r, j])
-        following = b.add(k, ir.Constant(_I64, 1))
-        for phi, first, then in [(k, ir.Constant(_I64, 0), following)] + [(total[x], sums[x], new[x]) for x in block]:
-            phi.add_incoming(first, before)
-            phi.add_incoming(then, loop)
-        b.cbranch(b.icmp_signed("<", following, count), loop, after)
+        def row(k: Any, r: int) -> Any:
+            return spread(b, b.load(at(b, w, b.mul(k, ir.Constant(I64, rows)), r)), lanes)
 
-        b.position_at_end(after)
+        def column(k: Any, j: int) -> Any:
+            return load(b, at(b, h, b.mul(k, ir.Constant(I64, width)), j * lanes), vector)
+
+        new = accumulated(b, sums, count, row, column, self._pair_products if self.reads_pairs else multiply_add)
         if self.activation == "none":
             for (r, j), v in new.items():
-                _store(b, v, _at(b, out, r * width + j * lanes))
+                store(b, v, at(b, out, r * width + j * lanes))
         else:
             self._activate(b, new, out, count)
 
@@ -237,23 +215,23 @@ class Block(NamedTuple):
         lanes, rows, vectors, _ = self.target
         width, step = self.target.width, 2 if self.writes_pairs else 1
         vector = sums[0, 0].type
-        stack = b.bitcast(cgutils.alloca_once(b, ir.ArrayType(vector, rows * vectors)), _F32.as_pointer())
+        stack = b.bitcast(cgutils.alloca_once(b, ir.ArrayType(vector, rows * vectors)), F32.as_pointer())
         for (r, j), v in sums.items():
-            _store(b, v, _at(b, stack, r * width + j * lanes))
+            store(b, v, at(b, stack, r * width + j * lanes))
         before, loop, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
         b.branch(loop)
         b.position_at_end(loop)
-        row, power = b.phi(_I64), _power_of_two(3 if self.writes_pairs else 5)
-        read = b.gep(stack, [b.mul(row, ir.Constant(_I64, width))])
-        write = b.gep(out, [b.mul(row, ir.Constant(_I64, width // step))])
+        row, power = b.phi(I64), _power_of_two(3 if self.writes_pairs else 5)
+        read = b.gep(stack, [b.mul(row, ir.Constant(I64, width))])
+        write = b.gep(out, [b.mul(row, ir.Constant(I64, width // step))])
         for j in range(vectors):
-            parts = [_load(b, _at(b, read, r * width + j * lanes), vector) for r in range(step)]
+            parts = [load(b, at(b, read, r * width + j * lanes), vector) for r in range(step)]
             parts = [_EMIT[self.activation](b, v, power) for v in parts]
-            _store(b, self._rounded(b, *parts) if self.writes_pairs else parts[0], _at(b, write, j * lanes))
-        following = b.add(row, ir.Constant(_I64, step))
-        row.add_incoming(ir.Constant(_I64, 0), before)
+            store(b, self._rounded(b, *parts) if self.writes_pairs else parts[0], at(b, write, j * lanes))
+        following = b.add(row, ir.Constant(I64, step))
+        row.add_incoming(ir.Constant(I64, 0), before)
         row.add_incoming(following, loop)
-        turns = b.or_(ir.Constant(_I64, rows), b.lshr(count, ir.Constant(_I64, 48)))  # = rows
+        turns = b.or_(ir.Constant(I64, rows), b.lshr(count, ir.Constant(I64, 48)))  # = rows
         b.cbranch(b.icmp_signed("<", following, turns), loop, after)
         b.position_at_end(after)
 
@@ -261,46 +239,34 @@ class Block(NamedTuple):
         if self.target.paired:
             pairs = ir.VectorType(_BFloat(), 2 * w.type.count)
             name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * w.type.count}"
-            return _call(b, name, total.type, total, b.bitcast(w, pairs), b.bitcast(h, pairs))
-        for part in (lambda v: b.shl(v, _like(v, 16)), lambda v: b.and_(v, _like(v, -65536))):
-            total = _multiply_add(b, b.bitcast(part(w), total.type), b.bitcast(part(h), total.type), total)
+            return call(b, name, total.type, total, b.bitcast(w, pairs), b.bitcast(h, pairs))
+        for part in (lambda v: b.shl(v, like(v, 16)), lambda v: b.and_(v, like(v, -65536))):
+            total = multiply_add(b, b.bitcast(part(w), total.type), b.bitcast(part(h), total.type), total)
         return total
 
     def _rounded(self, b: Any, even: Any, odd: Any) -> Any:
         """Two features as one vector of pairs, rounded to the nearest, to even between two."""
-        words = ir.VectorType(_I32, even.type.count)
+        words = ir.VectorType(I32, even.type.count)
         if self.target.paired:
-            half, bits = ir.VectorType(_BFloat(), even.type.count), ir.VectorType(_I16, even.type.count)
+            half, bits = ir.VectorType(_BFloat(), even.type.count), ir.VectorType(I16, even.type.count)
             name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * even.type.count}"
-            low, high = (b.zext(b.bitcast(_call(b, name, half, v), bits), words) for v in (even, odd))
+            low, high = (b.zext(b.bitcast(call(b, name, half, v), bits), words) for v in (even, odd))
         else:
             low, high = (_bf16_bits(b, b.bitcast(v, words)) for v in (even, odd))
-        return b.or_(low, b.shl(high, _like(high, 16)))
+        return b.or_(low, b.shl(high, like(high, 16)))
 
 
 def _bf16_bits(b: Any, bits: Any) -> Any:
     """The rounded upper halves of float32 bits; NaN stays NaN, for those that arithmetic makes have no low bits."""
-    odd = b.and_(b.lshr(bits, _like(bits, 16)), _like(bits, 1))
-    return b.lshr(b.add(b.add(bits, _like(bits, 0x7FFF)), odd), _like(bits, 16))
-
-
-def _at(b: Any, pointer: Any, offset: int) -> Any:
-    return b.gep(pointer, [ir.Constant(_I64, offset)])
-
-
-def _store(b: Any, v: Any, pointer: Any) -> None:
-    b.store(v, b.bitcast(pointer, v.type.as_pointer()), align=4)
-
-
-def _load(b: Any, pointer: Any, kind: Any) -> Any:
-    return b.load(b.bitcast(pointer, kind.as_pointer()), align=4)
+    odd = b.and_(b.lshr(bits, like(bits, 16)), like(bits, 1))
+    return b.lshr(b.add(b.add(bits, like(bits, 0x7FFF)), odd), like(bits, 16))
 
 
 def _block(activation: str, reads_pairs: bool = False, writes_pairs: bool = False, double: bool = False) -> Any:
     """The intrinsic block(w, w0, c, c0, h, h0, out, out0, count): pointers, and elements (or pairs) behind them."""
     kind = Block(TARGET, activation, reads_pairs, writes_pairs, double)
-    real = _F64 if double else _F32
-    word, to = (_I32 if pairs else real for pairs in (reads_pairs, writes_pairs))
+    real = F64 if double else F32
+    word, to = (I32 if pairs else real for pairs in (reads_pairs, writes_pairs))
 
     @intrinsic
     def block(typing, w, w0, c, c0, h, h0, out, out0, count):

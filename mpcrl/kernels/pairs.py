@@ -1,7 +1,8 @@
-"""Sums over pairs of weights times 2^(y_i . x_j): tiles of four rows i by a few vector registers of columns j.
+"""Sums over pairs of weights times e_ij = 2^(u_i + v_j + y_i . x_j): tiles of three rows i by two vectors of columns j.
 
-A tile's exponents are a product of matrices that stays in registers, as in `kernels.network`, its powers a polynomial
-of degree 10 in the fraction (relative error 6e-16) and an addition to the exponent; the exponent 0 gives exactly 1.
+A tile's exponents are a product of matrices in registers, its powers come from `vectors.powers_of_two`, and what is
+summed over its columns and over its rows leaves the registers as sums alone. Weights of rows and of columns do not
+depend on the other side, so that they are multiplied in before the tiles or after them.
 """
 
 from __future__ import annotations
@@ -16,152 +17,136 @@ from numba.extending import intrinsic
 
 from mpcrl.core.compile import kernel
 from mpcrl.kernels.network import TARGET
+from mpcrl.kernels.vectors import (
+    F64,
+    I64,
+    accumulated,
+    at,
+    like,
+    load,
+    multiply_add,
+    powers_of_two,
+    small_powers_of_two,
+    spread,
+    store,
+)
 
-ROWS, PAD = 4, 16
-"""Rows of a tile; rows and columns are padded to multiples of the other, so that every CPU's tiles fit."""
-
-_LANES, _VECTORS = TARGET.lanes // 2, 2
+ROWS, _LANES, _VECTORS = 3, TARGET.lanes // 2, 2
+"""Of a tile: six chains of multiply-adds hide each other's delay of five cycles, and the polynomials of all need 13
+registers of 16."""
 _COLUMNS = _LANES * _VECTORS
-_MOST = 1000.0  # exponents are held within its negative and it
-_ROUNDER = 1.5 * 2**52  # leaves the nearest integer in the low bits
-_POWER = (  # 2^f, |f| <= 1/2; lowest power first: interpolation of (2^f - 1) / f at Chebyshev nodes
-    1.0, 0.6931471805599462, 0.24022650695910075, 0.05550410866465167, 0.009618129107618665, 0.0013333558200794592,
-    0.00015403530424776529, 1.5252672924850737e-05, 1.3215451633221434e-06, 1.0205905413765595e-07,
-    7.070977866508138e-09,
-)  # fmt: skip
+_MOST = 1000.0
+"""2 to it, and to its negative, is a normal number."""
 
-_F64, _I64, _I32 = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
-_VECTOR, _INTEGERS = ir.VectorType(_F64, _LANES), ir.VectorType(_I64, _LANES)
+_VECTOR = ir.VectorType(F64, _LANES)
 
 
-def _like(number: float) -> Any:
-    return ir.Constant(_VECTOR, [number] * _LANES)
+def padded(count: int) -> int:
+    """Numbers that arrays of `count` rows or columns have to hold, so that tiles may reach beyond their end."""
+    return -(-(count + ROWS - 1) // _COLUMNS) * _COLUMNS
 
 
-def _spread(b: Any, number: Any) -> Any:
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
-    one = b.insert_element(undefined, number, ir.Constant(_I32, 0))
-    return b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_I32, _LANES), [0] * _LANES))
+def _tile(small: bool, gained: bool, summed: bool) -> Any:
+    """The intrinsic tile(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j): see `weigh_pairs`.
 
-
-def _multiply_add(b: Any, x: Any, y: Any, z: Any) -> Any:
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    return b.call(cgutils.get_or_insert_function(b.module, kind, f"llvm.fmuladd.v{_LANES}f64"), (x, y, z))
-
-
-def _load(b: Any, pointer: Any) -> Any:
-    return b.load(b.bitcast(pointer, _VECTOR.as_pointer()), align=8)
-
-
-def _store(b: Any, value: Any, pointer: Any) -> None:
-    b.store(value, b.bitcast(pointer, _VECTOR.as_pointer()), align=8)
-
-
-def _powers_of_two(b: Any, exponents: list[Any]) -> list[Any]:
-    """2^y of several vectors, step by step of all of them: of one alone each step would wait for the one before."""
-    for op, bound in ((">", _MOST), ("<", -_MOST)):
-        exponents = [b.select(b.fcmp_ordered(op, y, _like(bound)), _like(bound), y) for y in exponents]
-    shifted = [b.fadd(y, _like(_ROUNDER)) for y in exponents]
-    fractions = [b.fsub(y, b.fsub(s, _like(_ROUNDER))) for y, s in zip(exponents, shifted, strict=True)]
-    powers = [_like(_POWER[-1])] * len(exponents)
-    for c in _POWER[-2::-1]:
-        powers = [_multiply_add(b, p, f, _like(c)) for p, f in zip(powers, fractions, strict=True)]
-    by = ir.Constant(_INTEGERS, [52] * _LANES)
-    scales = [b.shl(b.bitcast(s, _INTEGERS), by) for s in shifted]
-    return [b.bitcast(b.add(b.bitcast(p, _INTEGERS), scale), _VECTOR) for p, scale in zip(powers, scales, strict=True)]
-
-
-def _tile(gained: bool, summed: bool) -> Any:
-    """The intrinsic tile(y, u, rows, x, v, columns, gain, zeta, above, sums, total, i, j): see `weigh_pairs`.
-
-    `above` [ROWS, lanes] and `total` [columns of a tile] are parts of sums. Weights never leave the registers.
+    To `excess` and `whole` [ROWS, lanes] it adds, over its columns, columns_j gain_ij times e_ij - 1 and e_ij; to
+    `sums` [D, N], over its rows, factors_di gain_ij e_ij. With `small`, exponents must be within 1/2.
     """
 
     @intrinsic
-    def tile(typing, y, u, rows, x, v, columns, gain, zeta, above, sums, total, i, j):
+    def tile(typing, y, u, x, v, columns, gain, factors, excess, whole, sums, i, j):
         def generate(context, builder, signature, arguments):
             b = builder
-            given = list(zip(signature.args, arguments))[:11]
+            given = list(zip(signature.args, arguments))[:10]
             arrays = [context.make_array(kind)(context, b, value) for kind, value in given]
-            y, u, rows, x, v, columns, gain, zeta, above, sums, total = (array.data for array in arrays)
-            i, j = arguments[11:]
+            y, u, x, v, columns, gain, factors, excess, whole, sums = (array.data for array in arrays)
+            i, j = arguments[10:]
             size = cgutils.unpack_tuple(b, arrays[9].shape)[0]
-            count, span = cgutils.unpack_tuple(b, arrays[3].shape)  # a row of x is as long as those of y, e and gain
+            count, span = cgutils.unpack_tuple(b, arrays[2].shape)  # a row of x is as long as those of all others
 
-            def at(pointer: Any, index: Any, more: int = 0) -> Any:
-                return b.gep(pointer, [b.add(index, ir.Constant(_I64, more))])
+            def row(pointer: Any, d: Any, r: int) -> Any:
+                return spread(b, b.load(at(b, pointer, b.mul(d, span), i, r)), _LANES)
 
-            cells = [(r, c) for r in range(ROWS) for c in range(_VECTORS)]
-            seconds = [_load(b, at(v, j, c * _LANES)) for c in range(_VECTORS)]
-            firsts = [_spread(b, b.load(at(u, i, r))) for r in range(ROWS)]
-            start = {(r, c): b.fadd(firsts[r], seconds[c]) for r, c in cells}
-            before, loop, after = b.block, b.append_basic_block("d"), b.append_basic_block("powers")
-            b.branch(loop)
-            b.position_at_end(loop)
-            d = b.phi(_I64)
-            held = {cell: b.phi(_VECTOR) for cell in cells}
-            row = b.mul(d, span)
-            across = [_load(b, at(x, b.add(row, j), c * _LANES)) for c in range(_VECTORS)]
-            done = {}
+            def column(pointer: Any, d: Any, c: int) -> Any:
+                return load(b, at(b, pointer, b.mul(d, span), j, c * _LANES), _VECTOR)
+
+            first, places = ir.Constant(I64, 0), range(_VECTORS)
+            left, right = [row(u, first, r) for r in range(ROWS)], [column(v, first, c) for c in places]
+            start = {(r, c): b.fadd(left[r], right[c]) for r in range(ROWS) for c in places}
+            exponents = accumulated(b, start, count, lambda d, r: row(y, d, r), lambda d, c: column(x, d, c))
+            if small:
+                less = small_powers_of_two(b, list(exponents.values()))
+            else:
+                powers = powers_of_two(b, list(exponents.values()))
+                less = [multiply_add(b, power, scale, like(power, -1.0)) for power, scale in powers]
+            weights = [column(columns, first, c) for c in places]
+            made: dict[tuple[int, int], Any] = {}
             for r in range(ROWS):
-                factor = _spread(b, b.load(at(y, b.add(row, i), r)))
-                for c in range(_VECTORS):
-                    done[r, c] = _multiply_add(b, factor, across[c], held[r, c])
-            following = b.add(d, ir.Constant(_I64, 1))
-            d.add_incoming(ir.Constant(_I64, 0), before)
-            d.add_incoming(following, loop)
-            for cell in cells:
-                held[cell].add_incoming(start[cell], before)
-                held[cell].add_incoming(done[cell], loop)
-            b.cbranch(b.icmp_signed("<", following, count), loop, after)
-            b.position_at_end(after)
-            weights = [_load(b, at(columns, j, c * _LANES)) for c in range(_VECTORS)]
-            parts = [_load(b, b.gep(total, [ir.Constant(_I64, c * _LANES)])) for c in range(_VECTORS)]
-            made = {}
-            for (r, c), power in zip(cells, _powers_of_two(b, [done[cell] for cell in cells]), strict=True):
-                weight = b.fmul(_spread(b, b.load(at(rows, i, r))), weights[c])
-                if gained:
-                    place = b.add(b.mul(b.add(i, ir.Constant(_I64, r)), span), j)
-                    weight = b.fmul(weight, _load(b, at(gain, place, c * _LANES)))
-                parts[c] = _multiply_add(b, weight, b.fsub(power, _like(1.0)), parts[c])
-                made[r, c] = b.fmul(weight, power)
-            for c in range(_VECTORS):
-                _store(b, parts[c], b.gep(total, [ir.Constant(_I64, c * _LANES)]))
+                here = at(b, excess, r * _LANES), at(b, whole, r * _LANES)
+                over, all_ = load(b, here[0], _VECTOR), load(b, here[1], _VECTOR) if summed else None
+                for c in places:
+                    weight, minus = weights[c], less[r * _VECTORS + c]
+                    if gained:
+                        gains = load(b, at(b, gain, b.mul(b.add(i, ir.Constant(I64, r)), span), j, c * _LANES), _VECTOR)
+                        weight = b.fmul(weight, gains)
+                    over = multiply_add(b, weight, minus, over)
+                    if summed:
+                        e = b.fadd(minus, like(minus, 1.0))
+                        all_ = multiply_add(b, weight, e, all_)
+                        made[r, c] = b.fmul(e, gains) if gained else e
+                store(b, over, here[0])
+                if summed:
+                    store(b, all_, here[1])
             if summed:
-                for r in range(ROWS):
-                    place = b.gep(above, [ir.Constant(_I64, r * _LANES)])
-                    part = _load(b, place)
-                    for c in range(_VECTORS):
-                        part = b.fadd(part, made[r, c])
-                    _store(b, part, place)
-                with cgutils.for_range(b, size, intp=_I64) as inner:
-                    row = b.mul(inner.index, span)
-                    factors = [_spread(b, b.load(at(zeta, b.add(row, i), r))) for r in range(ROWS)]
-                    for c in range(_VECTORS):
-                        place = at(sums, b.add(row, j), c * _LANES)
-                        part = _load(b, place)
+                with cgutils.for_range(b, size, intp=I64) as inner:
+                    spreads = [row(factors, inner.index, r) for r in range(ROWS)]
+                    for c in places:
+                        place = at(b, sums, b.mul(inner.index, span), j, c * _LANES)
+                        part = load(b, place, _VECTOR)
                         for r in range(ROWS):
-                            part = _multiply_add(b, factors[r], made[r, c], part)
-                        _store(b, part, place)
+                            part = multiply_add(b, spreads[r], made[r, c], part)
+                        store(b, part, place)
             return context.get_dummy_value()
 
-        return types.void(y, u, rows, x, v, columns, gain, zeta, above, sums, total, i, j), generate
+        return types.void(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j), generate
 
     return tile
 
 
-_plain, _gained = _tile(False, False), _tile(True, False)
-_plain_summed, _gained_summed = _tile(False, True), _tile(True, True)
+_plain, _gained = _tile(False, False, False), _tile(False, True, False)
+_plain_summed, _gained_summed = _tile(False, False, True), _tile(False, True, True)
+_small_plain, _small_gained = _tile(True, False, False), _tile(True, True, False)
+_small_plain_summed, _small_gained_summed = _tile(True, False, True), _tile(True, True, True)
 
 
 @kernel
-def weigh_pairs(y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums, gradient):
+def _weigh_far(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums):
+    """As `weigh_pairs`, one pair after the other, of exponents that may be out of range: held within `_MOST`."""
+    value = 0.0
+    for i in range(count):
+        for j in range(count):
+            exponent = u[i] + v[j]
+            for d in range(len(y)):
+                exponent += y[d, i] * x[d, j]
+            e = 2.0 ** min(max(exponent, -_MOST), _MOST)
+            weight = rows[i] * columns[j] * (gain[i, j] if symmetric else 1.0)
+            value += weight * (e - 1.0)
+            above[i] += weight * e
+            for d in range(len(sums)):
+                sums[d, j] += zeta[d, i] * weight * e
+    return value
+
+
+@kernel
+def weigh_pairs(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums, gradient):
     """sum_ij W_ij (1 - 1 / e_ij) with e_ij = 2^(u_i + v_j + sum_d y_di x_dj), W_ij = rows_i columns_j gain_ij e_ij.
 
     Parameters
     ----------
+    count : int
+        Rows, and columns, that there are; N is `padded(count)`.
     y, x : ndarray [W, N]
-        Padded with zeros as `rows` and `columns` are, to a multiple of `PAD`.
+        Padded with zeros, as `rows` and `columns` are.
     u, rows, v, columns : ndarray [N]
     gain : ndarray [N, N]
         Counts as 1 unless `symmetric`, where it is 0 above the diagonal: the tiles there are left out.
@@ -173,26 +158,40 @@ def weigh_pairs(y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums, g
     gradient : bool
         Whether to make these two.
     """
-    N = len(columns)
-    total, part = np.zeros(_COLUMNS), np.empty((ROWS, _LANES))
+    above[:] = 0.0
     sums[:] = 0.0
-    for i in range(0, N, ROWS):
-        last = (i + ROWS + PAD - 1) // PAD * PAD if symmetric else N
-        part[:] = 0.0
-        for j in range(0, last, _COLUMNS):
-            if symmetric and gradient:
-                _gained_summed(y, u, rows, x, v, columns, gain, zeta, part, sums, total, i, j)
-            elif symmetric:
-                _gained(y, u, rows, x, v, columns, gain, zeta, part, sums, total, i, j)
-            elif gradient:
-                _plain_summed(y, u, rows, x, v, columns, gain, zeta, part, sums, total, i, j)
-            else:
-                _plain(y, u, rows, x, v, columns, gain, zeta, part, sums, total, i, j)
-        for r in range(ROWS):
-            above[i + r] = 0.0
-            for l in range(_LANES):
-                above[i + r] += part[r, l]
+    reach = np.abs(u).max() + np.abs(v).max()
+    for d in range(len(y)):
+        reach += np.abs(y[d]).max() * np.abs(x[d]).max()
+    if not reach <= _MOST:
+        return _weigh_far(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums)
+    factors = zeta * rows if gradient else zeta
+    excess, whole = np.empty((ROWS, _LANES)), np.empty((ROWS, _LANES))
     value = 0.0
-    for j in range(_COLUMNS):
-        value += total[j]
+    for i in range(0, count, ROWS):
+        excess[:] = 0.0
+        whole[:] = 0.0
+        for j in range(0, min(i + ROWS, count) if symmetric else count, _COLUMNS):
+            if reach <= 0.5:
+                if symmetric and gradient:
+                    _small_gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+                elif symmetric:
+                    _small_gained(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+                elif gradient:
+                    _small_plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+                else:
+                    _small_plain(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+            elif symmetric and gradient:
+                _gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+            elif symmetric:
+                _gained(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+            elif gradient:
+                _plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+            else:
+                _plain(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+        for r in range(ROWS):
+            value += rows[i + r] * excess[r].sum()
+            above[i + r] = rows[i + r] * whole[r].sum()
+    if gradient:
+        sums *= columns
     return value

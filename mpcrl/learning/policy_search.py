@@ -17,7 +17,7 @@ import scipy.optimize
 from mpcrl.core.errors import InvalidInput
 from mpcrl.kernels.belief import Chain, Expected, propagate
 from mpcrl.kernels.moments import Network, Processes, Waves
-from mpcrl.kernels.pairs import PAD
+from mpcrl.kernels.pairs import padded
 from mpcrl.learning.calibration import Predictor
 from mpcrl.learning.policies import Policy, squash_waves
 from mpcrl.models.gaussian_process import GaussianProcess
@@ -89,7 +89,7 @@ def processes_of(model: GaussianProcess) -> Processes:
     identity = np.eye(model.count)
     inverse = np.array([scipy.linalg.cho_solve((l, True), identity) for l in model.cholesky])
     gain = model.beta[:, :, None] * model.beta[:, None, :] - inverse
-    rest = -model.count % PAD
+    rest = padded(model.count) - model.count
     lower = np.pad(np.tril(gain) + np.tril(gain, -1), ((0, 0), (0, rest), (0, rest)))
     return Processes(
         model.inputs,
