@@ -30,11 +30,15 @@ import textwrap
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from mpcrl.core.compile import kernel, load_module
 from mpcrl.core.hooks import DOUBLES, FLOATS, INTEGERS, address_of, call_at
 from mpcrl.kernels.network import TARGET, panels
+from mpcrl.kernels.vectors import F64, I64, accumulated, at, like, load, multiply_add, powers_of_two, spread, store
 
 ROWS, _BYTES = TARGET.rows, TARGET.width * 4
 _TILE = 64
@@ -42,6 +46,10 @@ _TILE = 64
 _WIDE = 128
 """Bytes of the lanes of a sum over the points: what is loaded of a point serves all of them. Measured best of 64 to
 256 with AVX2."""
+_LEAST = -1022.0
+"""2 to it is the least normal number."""
+POINTS = 3
+"""Of a tile of `add_decays`, by the vectors of a group: as many chains as in `kernels.pairs`, for the same reasons."""
 
 
 def width_of(real: Any) -> int:
@@ -79,6 +87,66 @@ def table_of(outputs: int, count: int, width: int, waves: int, stride: int, spre
     return np.array([[outputs, count, width, waves, scratch], [stride, spread, 0, 0, panels(2 * outputs)]], np.int64)
 
 
+def _decays(kept: bool) -> Any:
+    """The intrinsic add(f, points, factors, starts, width, u, own, total, values, wide, l), in float64:
+
+        total_l += sum_r factors_r 2^-|x_r - u_l|^2     of `POINTS` points and the lanes of a group from l on
+
+    Parameters
+    ----------
+    f : pointer
+        x_r [D] lies behind `points`[r] of it, and starts_r is -|x_r|^2; these and `factors` are tuples.
+    width : int
+        D.
+    u : pointer
+        2 u_l [D, wide], with |u_l|^2 in `own` [wide].
+    total : pointer
+        [wide]
+    values : pointer
+        [POINTS, wide], out if `kept`: the powers.
+    """
+    lanes = TARGET.lanes // 2
+    kind, places = ir.VectorType(F64, lanes), range(TARGET.vectors)
+
+    @intrinsic
+    def add(typing, f, points, factors, starts, width, u, own, total, values, wide, l):
+        def generate(context, builder, signature, arguments):
+            b = builder
+            points, factors, starts = (cgutils.unpack_tuple(b, given) for given in arguments[1:4])
+            f, (width, u, own, total, values, wide, l) = arguments[0], arguments[4:]
+            beside = [load(b, at(b, own, l, c * lanes), kind) for c in places]
+            first = [spread(b, start, lanes) for start in starts]
+            sums = {(r, c): b.fsub(first[r], beside[c]) for r in range(POINTS) for c in places}
+            exponents = accumulated(
+                b,
+                sums,
+                width,
+                lambda d, r: spread(b, b.load(at(b, f, points[r], d)), lanes),
+                lambda d, c: load(b, at(b, u, b.mul(d, wide), l, c * lanes), kind),
+            )
+            small = [(y, b.fcmp_ordered("<", y, like(y, _LEAST))) for y in exponents.values()]
+            bounded = [b.select(below, like(y, _LEAST), y) for y, below in small]
+            powers = dict(zip(exponents, powers_of_two(b, bounded), strict=True))
+            for c in places:
+                to = at(b, total, l, c * lanes)
+                sum_ = load(b, to, kind)
+                for r, factor in enumerate(factors):
+                    value = b.fmul(*powers[r, c])
+                    sum_ = multiply_add(b, spread(b, factor, lanes), value, sum_)
+                    if kept:
+                        store(b, value, at(b, values, b.mul(wide, ir.Constant(I64, r)), l, c * lanes))
+                store(b, sum_, to)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(f, points, factors, starts, i, u, own, total, values, i, i), generate
+
+    return add
+
+
+add_decays, add_kept_decays = _decays(False), _decays(True)
+
+
 def _module(kind: str, width: int, real: Any) -> Any:
     return load_module(source(kind, width, np.dtype(real).name), "gaussian_process")
 
@@ -103,7 +171,8 @@ def source(kind: str, width: int, real: str) -> str:
             terms.append(" * ".join([f"f[{at} + {k}]", *factors]))
         return " + ".join(terms)
 
-    matern, chunk = kind == "matern52", max(1, _WIDE // (lanes * np.dtype(real).itemsize))
+    matern, tiled = kind == "matern52", kind != "matern52" and real == "float64"
+    chunk = _TILE // lanes if tiled else max(1, _WIDE // (lanes * np.dtype(real).itemsize))
     wide = chunk * lanes
     root, value = "pass", "decay(r)"
     if matern:
@@ -111,29 +180,21 @@ def source(kind: str, width: int, real: str) -> str:
         value = f"(({real}(1) + root) + r * {real}(1 / 3)) * decay(root * {real}(1.4426950408889634))"
     prior = f" + ({form('rest + 2')}) ** 2" if polynomial else ""
     product = f" + (z0 + {each('z{e} * v{d}[c * ' + str(lanes) + ' + l]', separator=' + ')}) ** 2" if polynomial else ""
-    # |u - x|^2 multiplied out takes half the operations, and errs by rounding of |u|^2: too much in float32 only
-    out = real == "float64"
-    load, near = each("x{d} = f[p + 1 + {d}]"), each("away{d} = u{d}[l] - x{d}")
-    distance = each("away{d} * away{d}", separator=" + ")
-    if out:
-        own = each("x{d} * x{d}", separator=" + ")
-        load, near = f"{load}; own = {own}; {each('x{d} += x{d}')}", "pass"
-        distance = f"max((norm[l] + own) - ({each('u{d}[l] * x{d}', separator=' + ')}), {real}(0))"
-    norm = f"norm[l] = {each('u{d}[l] * u{d}[l]', separator=' + ')}" if out else "pass"
     kept = f"""z = covers + i * {width + 1}
 {each("z{d} = f[z + {d}]", width + 1) if polynomial else "pass"}
 for c in range(used):
     for l in range({lanes}):
-        k[((g + c) * n + i) * {lanes} + l] = square * values[c * {lanes} + l]{product}"""
+        k[((g + c) * n + i) * {lanes} + l] = square * values[row + c * {lanes} + l]{product}"""
 
     def points(kept: str) -> str:
         """The sum over the points; `kept` is what else is done with their covariances, which takes a store of each."""
-        text = f"""for i in range(n):
+        text = f"""row = 0
+for i in range(n):
     p = points + i * {width + 1}
-    factor = f[p]; {load}
+    factor = f[p]; {each("x{d} = f[p + 1 + {d}]")}
     for l in range({wide}):
-        {near}
-        r = {distance}
+        {each("away{d} = u{d}[l] - x{d}")}
+        r = {each("away{d} * away{d}", separator=" + ")}
         {root}
         value = {value}
         {"values[l] = value" if kept else "pass"}
@@ -141,12 +202,45 @@ for c in range(used):
 {textwrap.indent(kept, "    ")}"""
         return textwrap.indent(text, " " * 16)
 
+    def tiles(kept: str) -> str:
+        """As `points`, some at a time; the last point stands in for those beyond it, with the factor 0."""
+        some = [f"p{r} = points + min(first + {r}, n - 1) * {width + 1}" for r in range(POINTS)]
+        some += [f"factor{r} = f[p{r}] if first + {r} < n else 0.0" for r in range(POINTS)]
+        some += [f"start{r} = -({each(f'f[p{r} + {{e}}] ** 2', separator=' + ')})" for r in range(POINTS)]
+        more = f"""for row in range(0, min({POINTS}, n - first) * {wide}, {wide}):
+    i = first + row // {wide}
+{textwrap.indent(kept, "    ")}"""
+        text = f"""for first in range(0, n, {POINTS}):
+{textwrap.indent(chr(10).join(some), "    ")}
+    for c in range(used):
+        {"add_kept_decays" if kept else "add_decays"}(
+            f, ({", ".join(f"p{r} + 1" for r in range(POINTS))}), ({", ".join(f"factor{r}" for r in range(POINTS))}),
+            ({", ".join(f"start{r}" for r in range(POINTS))}), {width}, near, norms, sums, powers, {wide}, c * {lanes},
+        )
+{textwrap.indent(more if kept else "", "    ")}"""
+        return textwrap.indent(text, " " * 16)
+
+    # |u - x|^2 multiplied out takes half the operations, and errs by rounding of |u|^2: too much in float32
+    if tiled:
+        summed = tiles
+        arrays = f"""near, norms = stack({width * wide}), stack({wide})
+    sums, powers = stack({wide}), stack({POINTS * wide})
+    u, own = carray(near, ({width * wide},)), carray(norms, ({wide},))
+    total, values = carray(sums, ({wide},)), carray(powers, ({POINTS * wide},))"""
+        scaled = f"{each('x{d} = v{d}[l] * f[at + {d}]')}; {each(f'u[{{d}} * {wide} + l] = x{{d}} + x{{d}}')}"
+        scaled += f"; own[l] = {each('x{d} * x{d}', separator=' + ')}"
+    else:
+        summed, scaled = points, each("u{d}[l] = v{d}[l] * f[at + {d}]")
+        arrays = f"""{each(f"u{{d}} = carray(stack({wide}), ({wide},))")}
+    total, values = carray(stack({wide}), ({wide},)), carray(stack({wide}), ({wide},))"""
+
     return f"""import math
 import numpy as np
 from numba import carray, float32, {real}
 from mpcrl.core import vecmath
 from mpcrl.core.compile import kernel
 from mpcrl.core.intrinsics import stack_{real} as stack
+from mpcrl.kernels.gaussian_process import add_decays, add_kept_decays
 from mpcrl.kernels.network import {block} as block
 
 _lane = vecmath.lane_functions(np.{real})
@@ -156,9 +250,8 @@ decay, cos, sqrt = _lane["decay"], _lane["cos"], _lane["sqrt"]
 @kernel
 def evaluate(f, table, v, y, y0, k, groups):
     outputs, n, waves, stride, spread = table[0], table[1], table[3], table[5], table[6]
-    {each(f"u{{d}} = carray(stack({wide}), ({wide},)); v{{d}} = carray(stack({wide}), ({wide},))")}
-    total, values = carray(stack({wide}), ({wide},)), carray(stack({wide}), ({wide},))
-    norm = carray(stack({wide}), ({wide},))
+    {each(f"v{{d}} = carray(stack({wide}), ({wide},))")}
+    {arrays}
     part = stack({ROWS * lanes})
     parts = carray(part, ({ROWS}, {lanes}))
     for e in range(outputs):
@@ -177,15 +270,13 @@ def evaluate(f, table, v, y, y0, k, groups):
                 for l in range({lanes}):
                     {each(f"v{{d}}[c * {lanes} + l] = v[((g + c) * {width} + {{d}}) * {lanes} + l]")}
             for l in range({wide}):
-                {each("u{d}[l] = v{d}[l] * f[at + {d}]")}
-            for l in range({wide}):
-                {norm}
+                {scaled}
             for l in range({wide}):
                 total[l] = {form(f"at + {width}")}
             if spread:
-{points(kept)}
+{summed(kept)}
             else:
-{points("")}
+{summed("")}
             for j in range(waves):
                 p = sines + j * {width + 2}
                 factor = f[p]; b = f[p + 1]; {each("x{d} = f[p + 2 + {d}]")}

@@ -141,6 +141,7 @@ def powers_of_two(b: Any, exponents: Sequence[Any]) -> list[tuple[Any, Any]]:
     for s in shifted:
         bits = b.bitcast(s, ir.VectorType(I64, s.type.count))
         scales.append(b.bitcast(b.shl(bits, like(bits, 52)), s.type))
+    scales = held(b, scales)
     return list(zip(_polynomials(b, _POWER, fractions), scales, strict=True))
 
 
