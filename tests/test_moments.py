@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mpcrl.kernels import moments as mo
-from mpcrl.kernels.pairs import padded
+from mpcrl.kernels.pairs import padded, weigh_pairs
 from mpcrl.learning.policy_search import processes_of
 from mpcrl.models.gaussian_process import GaussianProcess
 
@@ -179,6 +179,45 @@ def test_processes_beside_their_twin(n: int, D: int, E: int) -> None:
     m, S = belief(D, n)
     for got, expected in zip(of_process(processes_of(model), m, S), twin(model, m, S), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("size", [1e-9, 0.05, 1.0, 20.0])  # of exponents
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 33])
+def test_sums_over_pairs_beside_their_twin(count: int, size: float, symmetric: bool) -> None:
+    rng, N = np.random.default_rng(count), padded(count)
+
+    def drawn(*rows: int, scale: float = 1.0) -> np.ndarray:
+        numbers = np.zeros((*rows, N))
+        numbers[..., :count] = scale * rng.normal(size=(*rows, count))
+        return numbers
+
+    y, x, u, v = drawn(3, scale=size), drawn(3), drawn(scale=size), drawn(scale=size)
+    rows, columns, zeta, gain = drawn(), drawn(), drawn(2), np.zeros((N, N))
+    gain[:count, :count] = np.tril(rng.normal(size=(count, count)))
+    exponents = u[:, None] + v + y.T @ x
+    weights = rows[:, None] * columns * (gain if symmetric else 1.0)
+    wanted = weights * np.exp2(exponents)
+    above, sums = np.full(N, np.nan), np.full((2, N), np.nan)
+    for gradient in (False, True):
+        value = weigh_pairs(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums, gradient)
+        least = np.abs(weights * np.expm1(exponents * np.log(2))).sum()
+        assert value == pytest.approx((weights * np.expm1(exponents * np.log(2))).sum(), rel=0, abs=1e-13 * least)
+    np.testing.assert_allclose(above, wanted.sum(axis=1), rtol=0, atol=1e-13 * np.abs(wanted).sum())
+    np.testing.assert_allclose(sums, zeta @ wanted, rtol=0, atol=1e-12 * np.abs(wanted).sum())
+
+
+def test_pairs_out_of_range_are_held_within_it() -> None:
+    N = padded(2)
+    y, x, zeta = np.zeros((1, N)), np.zeros((1, N)), np.ones((1, N))
+    y[0, :2], x[0, :2] = [1e200, -1e200], [1.0, 1.0]
+    ones = np.zeros(N)
+    ones[:2] = 1.0
+    above, sums = np.empty(N), np.empty((1, N))
+    nothing = np.zeros(N)
+    value = weigh_pairs(2, y, nothing, ones, x, nothing, ones, np.zeros((N, N)), False, zeta, above, sums, True)
+    assert above[:2] == pytest.approx([2 * 2.0**1000, 2 * 2.0**-1000])
+    assert value == pytest.approx(2 * 2.0**1000)
 
 
 def test_a_network_is_a_certain_process() -> None:

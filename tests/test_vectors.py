@@ -1,0 +1,90 @@
+"""Powers of two in vectors: against numpy, and compiled for CPUs that are not at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+import pytest
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from mpcrl.kernels.vectors import F64, at, load, powers_of_two, small_powers_of_two, store
+
+LANES, VECTORS = 2, 6
+
+
+def whole(b: Any, exponents: list[Any]) -> list[Any]:
+    return [b.fmul(p, s) for p, s in powers_of_two(b, exponents)]
+
+
+def emitted(emit: Callable[[Any, list[Any]], list[Any]], b: Any, pointer: Any, lanes: int) -> None:
+    """In the place of exponents what `emit` makes of them."""
+    places = [at(b, pointer, i * lanes) for i in range(VECTORS)]
+    vectors = [load(b, place, ir.VectorType(F64, lanes)) for place in places]
+    for place, made in zip(places, emit(b, vectors), strict=True):
+        store(b, made, place)
+
+
+def computed(emit: Callable[[Any, list[Any]], list[Any]], exponents: np.ndarray) -> np.ndarray:
+    @intrinsic
+    def run(typing, numbers):
+        def generate(context, builder, signature, arguments):
+            array = context.make_array(signature.args[0])(context, builder, arguments[0])
+            emitted(emit, builder, array.data, LANES)
+            return context.get_dummy_value()
+
+        return types.void(numbers), generate
+
+    kernel = numba.njit(lambda numbers: run(numbers))
+    out = []
+    for block in np.resize(exponents, (-(-len(exponents) // (LANES * VECTORS)), LANES * VECTORS)):
+        numbers = np.ascontiguousarray(block)
+        kernel(numbers)
+        out.append(numbers)
+    return np.concatenate(out)[: len(exponents)]
+
+
+def test_powers_are_those_of_numpy() -> None:
+    y = np.concatenate([np.linspace(-1022, 1023, 3001), np.linspace(-1, 1, 999), [0.0, 0.5, -0.5, np.nan]])
+    got = computed(whole, y)
+    np.testing.assert_allclose(got, np.exp2(y), rtol=1e-15)
+    assert np.array_equal(got[y == np.round(y)], np.exp2(y[y == np.round(y)]))
+    assert np.isnan(got[-1])
+
+
+def test_small_powers_are_those_of_numpy() -> None:
+    small = np.geomspace(1e-300, 0.5, 500)
+    y = np.concatenate([small, -small, [0.0, np.nan]])
+    got = computed(small_powers_of_two, y)
+    np.testing.assert_allclose(got, np.expm1(y * np.log(2)), rtol=2e-15)
+    assert got[-2] == 0
+    assert np.isnan(got[-1])
+
+
+@pytest.mark.parametrize(
+    ("cpu", "lanes", "instruction"),
+    [("skylake-avx512", 8, "zmm"), ("znver4", 8, "zmm"), ("znver1", 4, "ymm"), ("x86-64", 2, "mulpd")],
+)
+@pytest.mark.parametrize("emit", [whole, small_powers_of_two])
+def test_the_chains_stay_side_by_side_on_every_cpu(cpu: str, lanes: int, instruction: str, emit: Any) -> None:
+    """Compiled for the CPU, not run on it: no lane is left alone, and the lines that hold the vectors are there."""
+    module = ir.Module()
+    module.triple = "x86_64-unknown-linux-gnu"
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [F64.as_pointer()]), "powers")
+    builder = ir.IRBuilder(function.append_basic_block())
+    emitted(emit, builder, function.args[0], lanes)
+    builder.ret_void()
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple(module.triple).create_target_machine(cpu=cpu, opt=3)
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    text = machine.emit_assembly(parsed)
+    assert instruction in text
+    assert text.count("#APP") >= 9
+    assert "mulsd" not in text
