@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from mpcrl.kernels.vectors import F64, at, load, powers_of_two, small_powers_of_two, store
+from mpcrl.kernels.vectors import F64, SMALL, at, load, powers_of_two, small_powers_of_two, store
 
 LANES, VECTORS = 2, 6
 
@@ -58,10 +58,10 @@ def test_powers_are_those_of_numpy() -> None:
 
 
 def test_small_powers_are_those_of_numpy() -> None:
-    small = np.geomspace(1e-300, 0.5, 500)
+    small = np.geomspace(1e-300, SMALL, 500)
     y = np.concatenate([small, -small, [0.0, np.nan]])
     got = computed(small_powers_of_two, y)
-    np.testing.assert_allclose(got, np.expm1(y * np.log(2)), rtol=2e-15)
+    np.testing.assert_allclose(got, np.expm1(y * np.log(2)), rtol=1e-15)
     assert got[-2] == 0
     assert np.isnan(got[-1])
 
@@ -86,5 +86,5 @@ def test_the_chains_stay_side_by_side_on_every_cpu(cpu: str, lanes: int, instruc
     parsed.verify()
     text = machine.emit_assembly(parsed)
     assert instruction in text
-    assert text.count("#APP") >= 9
+    assert text.count("#APP") >= 8
     assert "mulsd" not in text

@@ -201,15 +201,29 @@ def _activations(inputs, precision, m, S, scale, T, P, q):
     return log
 
 
+@inlined
+def _take_four(out, w, x, y, z, a, b, c, d):
+    """out -= w a + x b + y c + z d."""
+    for i in range(len(out)):
+        out[i] -= (w * a[i] + x * b[i]) + (y * c[i] + z * d[i])
+
+
 @kernel
 def _unexplained(upper, q, rest, variance):
-    """variance - |L^-1 q|^2, of L'; `rest` [n] is worked in."""
+    """variance - |L^-1 q|^2, of L'; `rest` [n] is worked in. Rows are taken away four at a time."""
     n = len(q)
     rest[:] = q
-    for k in range(n):
-        x = rest[k] / upper[k, k]
-        variance -= x * x
-        _add_scaled(rest[k + 1 :], -x, upper[k, k + 1 :])
+    x = np.empty(4)
+    for first in range(0, n, 4):
+        last = min(first + 4, n)
+        for k in range(first, last):
+            x[k - first] = rest[k] / upper[k, k]
+            variance -= x[k - first] ** 2
+            for i in range(k + 1, last):
+                rest[i] -= x[k - first] * upper[k, i]
+        if last < n:
+            a, b, c, d = upper[first, last:], upper[first + 1, last:], upper[first + 2, last:], upper[first + 3, last:]
+            _take_four(rest[last:], x[0], x[1], x[2], x[3], a, b, c, d)
     return variance
 
 

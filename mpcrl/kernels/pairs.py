@@ -15,11 +15,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from mpcrl.core.compile import kernel
+from mpcrl.core.compile import inlined, kernel
 from mpcrl.kernels.network import TARGET
 from mpcrl.kernels.vectors import (
     F64,
     I64,
+    SMALL,
     accumulated,
     at,
     like,
@@ -46,77 +47,88 @@ def padded(count: int) -> int:
     return -(-(count + ROWS - 1) // _COLUMNS) * _COLUMNS
 
 
-def _tile(small: bool, gained: bool, summed: bool) -> Any:
-    """The intrinsic tile(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j): see `weigh_pairs`.
+def _strip(small: bool, gained: bool, summed: bool) -> Any:
+    """The intrinsic strip(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last): see `weigh_pairs`.
 
-    To `excess` and `whole` [ROWS, lanes] it adds, over its columns, columns_j gain_ij times e_ij - 1 and e_ij; to
-    `sums` [D, N], over its rows, factors_di gain_ij e_ij. With `small`, exponents must be within 1/2.
+    Into `excess` and `whole` [ROWS, lanes] go, for rows from i on and over columns before `last`, parts of the sums of
+    columns_j gain_ij times e_ij - 1 and e_ij; to `sums` [D, N] it adds, over these rows, factors_di gain_ij e_ij. With
+    `small`, exponents must be within `SMALL`.
     """
+    first, places, cells = ir.Constant(I64, 0), range(_VECTORS), [(r, c) for r in range(ROWS) for c in range(_VECTORS)]
 
     @intrinsic
-    def tile(typing, y, u, x, v, columns, gain, factors, excess, whole, sums, i, j):
-        def generate(context, builder, signature, arguments):
-            b = builder
+    def strip(typing, y, u, x, v, columns, gain, factors, excess, whole, sums, i, last):
+        def generate(context, b, signature, arguments):
             given = list(zip(signature.args, arguments))[:10]
             arrays = [context.make_array(kind)(context, b, value) for kind, value in given]
             y, u, x, v, columns, gain, factors, excess, whole, sums = (array.data for array in arrays)
-            i, j = arguments[10:]
+            i, last = arguments[10:]
             size = cgutils.unpack_tuple(b, arrays[9].shape)[0]
             count, span = cgutils.unpack_tuple(b, arrays[2].shape)  # a row of x is as long as those of all others
 
             def row(pointer: Any, d: Any, r: int) -> Any:
                 return spread(b, b.load(at(b, pointer, b.mul(d, span), i, r)), _LANES)
 
-            def column(pointer: Any, d: Any, c: int) -> Any:
+            def column(pointer: Any, d: Any, c: int, j: Any) -> Any:
                 return load(b, at(b, pointer, b.mul(d, span), j, c * _LANES), _VECTOR)
 
-            first, places = ir.Constant(I64, 0), range(_VECTORS)
-            left, right = [row(u, first, r) for r in range(ROWS)], [column(v, first, c) for c in places]
-            start = {(r, c): b.fadd(left[r], right[c]) for r in range(ROWS) for c in places}
-            exponents = accumulated(b, start, count, lambda d, r: row(y, d, r), lambda d, c: column(x, d, c))
-            if small:
-                less = small_powers_of_two(b, list(exponents.values()))
-            else:
-                powers = powers_of_two(b, list(exponents.values()))
-                less = [multiply_add(b, power, scale, like(power, -1.0)) for power, scale in powers]
-            weights = [column(columns, first, c) for c in places]
-            made: dict[tuple[int, int], Any] = {}
-            for r in range(ROWS):
-                here = at(b, excess, r * _LANES), at(b, whole, r * _LANES)
-                over, all_ = load(b, here[0], _VECTOR), load(b, here[1], _VECTOR) if summed else None
-                for c in places:
-                    weight, minus = weights[c], less[r * _VECTORS + c]
+            zero = ir.Constant(_VECTOR, [0.0] * _LANES)
+            over = [cgutils.alloca_once_value(b, zero) for _ in range(ROWS)]
+            full = [cgutils.alloca_once_value(b, zero) for _ in range(ROWS)]
+            for place in over + full:  # once per call, where allocations are once per function
+                b.store(zero, place)
+            with cgutils.for_range_slice(b, first, last, ir.Constant(I64, _COLUMNS), intp=I64) as (j, _):
+                left, right = [row(u, first, r) for r in range(ROWS)], [column(v, first, c, j) for c in places]
+                start = {(r, c): b.fadd(left[r], right[c]) for r, c in cells}
+                exponents = accumulated(b, start, count, lambda d, r: row(y, d, r), lambda d, c: column(x, d, c, j))
+                if small:
+                    less = small_powers_of_two(b, list(exponents.values()))
+                else:
+                    powers = powers_of_two(b, list(exponents.values()))
+                    less = [multiply_add(b, power, scale, like(power, -1.0)) for power, scale in powers]
+                weights, made = [column(columns, first, c, j) for c in places], {}
+                for (r, c), minus in zip(cells, less, strict=True):
+                    weight = weights[c]
                     if gained:
-                        gains = load(b, at(b, gain, b.mul(b.add(i, ir.Constant(I64, r)), span), j, c * _LANES), _VECTOR)
+                        gains = column(gain, b.add(i, ir.Constant(I64, r)), c, j)
                         weight = b.fmul(weight, gains)
-                    over = multiply_add(b, weight, minus, over)
+                    b.store(multiply_add(b, weight, minus, b.load(over[r])), over[r])
                     if summed:
                         e = b.fadd(minus, like(minus, 1.0))
-                        all_ = multiply_add(b, weight, e, all_)
+                        b.store(multiply_add(b, weight, e, b.load(full[r])), full[r])
                         made[r, c] = b.fmul(e, gains) if gained else e
-                store(b, over, here[0])
                 if summed:
-                    store(b, all_, here[1])
-            if summed:
-                with cgutils.for_range(b, size, intp=I64) as inner:
-                    spreads = [row(factors, inner.index, r) for r in range(ROWS)]
-                    for c in places:
-                        place = at(b, sums, b.mul(inner.index, span), j, c * _LANES)
-                        part = load(b, place, _VECTOR)
-                        for r in range(ROWS):
-                            part = multiply_add(b, spreads[r], made[r, c], part)
-                        store(b, part, place)
+                    with cgutils.for_range(b, size, intp=I64) as inner:
+                        spreads = [row(factors, inner.index, r) for r in range(ROWS)]
+                        for c in places:
+                            place = at(b, sums, b.mul(inner.index, span), j, c * _LANES)
+                            part = load(b, place, _VECTOR)
+                            for r in range(ROWS):
+                                part = multiply_add(b, spreads[r], made[r, c], part)
+                            store(b, part, place)
+            for r in range(ROWS):
+                store(b, b.load(over[r]), at(b, excess, r * _LANES))
+                store(b, b.load(full[r]), at(b, whole, r * _LANES))
             return context.get_dummy_value()
 
-        return types.void(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j), generate
+        return types.void(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last), generate
 
-    return tile
+    return strip
 
 
-_plain, _gained = _tile(False, False, False), _tile(False, True, False)
-_plain_summed, _gained_summed = _tile(False, False, True), _tile(False, True, True)
-_small_plain, _small_gained = _tile(True, False, False), _tile(True, True, False)
-_small_plain_summed, _small_gained_summed = _tile(True, False, True), _tile(True, True, True)
+_plain, _gained = _strip(False, False, False), _strip(False, True, False)
+_plain_summed, _gained_summed = _strip(False, False, True), _strip(False, True, True)
+_small_plain, _small_gained = _strip(True, False, False), _strip(True, True, False)
+_small_plain_summed, _small_gained_summed = _strip(True, False, True), _strip(True, True, True)
+
+
+@inlined
+def _largest(numbers):
+    """Of absolute values; those that are not a number do not count."""
+    most = 0.0
+    for number in numbers:
+        most = max(most, abs(number))
+    return most
 
 
 @kernel
@@ -160,35 +172,33 @@ def weigh_pairs(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, 
     """
     above[:] = 0.0
     sums[:] = 0.0
-    reach = np.abs(u).max() + np.abs(v).max()
+    reach = _largest(u) + _largest(v)
     for d in range(len(y)):
-        reach += np.abs(y[d]).max() * np.abs(x[d]).max()
+        reach += _largest(y[d]) * _largest(x[d])
     if not reach <= _MOST:
         return _weigh_far(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums)
     factors = zeta * rows if gradient else zeta
     excess, whole = np.empty((ROWS, _LANES)), np.empty((ROWS, _LANES))
     value = 0.0
     for i in range(0, count, ROWS):
-        excess[:] = 0.0
-        whole[:] = 0.0
-        for j in range(0, min(i + ROWS, count) if symmetric else count, _COLUMNS):
-            if reach <= 0.5:
-                if symmetric and gradient:
-                    _small_gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
-                elif symmetric:
-                    _small_gained(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
-                elif gradient:
-                    _small_plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
-                else:
-                    _small_plain(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
-            elif symmetric and gradient:
-                _gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+        last = min(i + ROWS, count) if symmetric else count
+        if reach <= SMALL:
+            if symmetric and gradient:
+                _small_gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
             elif symmetric:
-                _gained(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+                _small_gained(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
             elif gradient:
-                _plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+                _small_plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
             else:
-                _plain(y, u, x, v, columns, gain, factors, excess, whole, sums, i, j)
+                _small_plain(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+        elif symmetric and gradient:
+            _gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+        elif symmetric:
+            _gained(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+        elif gradient:
+            _plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+        else:
+            _plain(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
         for r in range(ROWS):
             value += rows[i + r] * excess[r].sum()
             above[i + r] = rows[i + r] * whole[r].sum()

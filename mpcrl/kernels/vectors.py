@@ -24,6 +24,12 @@ _POWER = (  # 2^f, |f| <= 1/2; lowest power first: interpolation of (2^f - 1) / 
     0.00015403530424776529, 1.5252672924850737e-05, 1.3215451633221434e-06, 1.0205905413765595e-07,
     7.070977866508138e-09,
 )  # fmt: skip
+_SMALL_POWER = (  # (2^y - 1) / y, |y| <= SMALL, likewise
+    0.6931471805599453, 0.24022650695909692, 0.05550410866482134, 0.009618129108436247, 0.001333355814693741,
+    0.00015403525740840238, 1.5252730872538613e-05, 1.3225411145657792e-06, 1.0184339352791044e-07,
+)  # fmt: skip
+SMALL = 0.25
+"""Bound of what `small_powers_of_two` takes."""
 
 
 # ---- single instructions -----------------------------------------------------------------------------------------
@@ -146,8 +152,8 @@ def powers_of_two(b: Any, exponents: Sequence[Any]) -> list[tuple[Any, Any]]:
 
 
 def small_powers_of_two(b: Any, exponents: Sequence[Any]) -> list[Any]:
-    """2^y - 1 of each vector y of exponents in float64, |y| <= 1/2, to 6e-16 of y: with half of the instructions."""
-    return [b.fmul(y, p) for y, p in zip(exponents, _polynomials(b, _POWER[1:], exponents), strict=True)]
+    """2^y - 1 of each vector y of exponents in float64, |y| <= `SMALL`, to 3e-16 of it: with half the instructions."""
+    return [b.fmul(y, p) for y, p in zip(exponents, _polynomials(b, _SMALL_POWER, exponents), strict=True)]
 
 
 def _polynomials(b: Any, coefficients: Sequence[float], arguments: Sequence[Any]) -> list[Any]:
