@@ -115,19 +115,21 @@ def search_step(plain: Plain, m: torch.Tensor, S: torch.Tensor, steps: int) -> f
         S = S + pad @ C @ pad.T + cross @ pad.T + pad @ cross.T
         total = total + m @ m + torch.trace(S)
     total.backward()
-    return float(total)
+    return float(total.detach())
 
 
-def timed(work: Callable[[], Any], least: float = 1.0, runs: int = 5) -> float:
-    """Median ms of a call, over at least `runs` and `least` seconds; the first of several does not count."""
-    if runs > 1:
-        work()
-    times: list[float] = []
-    while len(times) < runs or sum(times) < least:
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return 1e3 * statistics.median(times)
+def in_turns(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median ms of a call of each; they take their turn in every round, for a tenth of a second or one call."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for lap in range(rounds + (rounds > 1)):  # where there are several, the first does not count
+        for name, work in works.items():
+            calls, begin, took = 0, time.perf_counter(), 0.0
+            while not calls or took < 0.1:
+                work()
+                calls, took = calls + 1, time.perf_counter() - begin
+            if lap or rounds == 1:
+                times[name].append(took / calls)
+    return {name: round(1e3 * statistics.median(laps), 2) for name, laps in times.items()}
 
 
 def row_of(count: int) -> dict[str, Any]:
@@ -144,20 +146,27 @@ def row_of(count: int) -> dict[str, Any]:
     chain = chain_of(model, features, task.goal, task.control_low, task.control_high)
     start = np.zeros(4), 0.01 * np.eye(4)
     tm, tS = torch.tensor(m), torch.tensor(S)
-    found = {
-        "n": count,
-        "value_ms": timed(lambda: mo.process_moments(gp, m, S, M, C, V, tape, False)),
-        "with_derivatives_ms": timed(lambda: mo.process_moments(gp, m, S, M, C, V, tape, True)),
-        "gradient_40_ms": timed(lambda: cost_and_gradient(chain, policy, *start, STEPS), runs=3),
-    }
     with torch.no_grad():
         theirs = [part.numpy() for part in plain.moments(tm, tS)]
-        found["torch_value_ms"] = timed(lambda: plain.moments(tm, tS))
-    found["torch_gradient_40_ms"] = timed(lambda: search_step(plain, tm[:5], tS[:5, :5], STEPS), least=0.0, runs=1)
+
+        def usual() -> None:
+            with torch.no_grad():
+                plain.moments(tm, tS)
+
+        found = in_turns(
+            {
+                "value_ms": lambda: mo.process_moments(gp, m, S, M, C, V, tape, False),
+                "torch_value_ms": usual,
+                "with_derivatives_ms": lambda: mo.process_moments(gp, m, S, M, C, V, tape, True),
+                "gradient_40_ms": lambda: cost_and_gradient(chain, policy, *start, STEPS),
+            },
+            rounds=9,
+        )
+    found |= in_turns({"torch_gradient_40_ms": lambda: search_step(plain, tm[:5], tS[:5, :5], STEPS)}, rounds=1)
     mo.process_moments(gp, m, S, M, C, V, tape, False)
     worst = max(float(np.abs(a - b).max()) for a, b in zip((M, C, V), theirs, strict=True))
     assert worst < 1e-6, worst  # theirs subtracts large numbers
-    return {name: value if name == "n" else round(value, 2) for name, value in found.items()}
+    return {"n": count, **found}
 
 
 def main() -> None:

@@ -30,11 +30,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpcrl.core import vecmath
 from mpcrl.core.compile import inlined, kernel
 from mpcrl.kernels.pairs import weigh_pairs
 
 _LOG2_E = 1 / math.log(2)
 _MOST = 1000.0  # 2 to it is finite
+_exp = vecmath.lane_functions(np.float64)["exp"]
 
 
 class Processes(NamedTuple):
@@ -183,24 +185,6 @@ def _settled(C):
 
 
 # ---- Gaussian processes ------------------------------------------------------------------------------------------
-@kernel
-def _activations(inputs, precision, m, S, scale, T, P, q):
-    """q [n] of one output, with T and P [D, D]; log |1 + S A|."""
-    n, D = inputs.shape
-    log = _whitened(S, precision, T, P)
-    zeta = np.empty(D)
-    for i in range(n):
-        form = 0.0
-        for d in range(D):
-            zeta[d] = inputs[i, d] - m[d]
-            row = 0.5 * P[d, d] * zeta[d]
-            for e in range(d):
-                row += P[d, e] * zeta[e]
-            form += zeta[d] * row
-        q[i] = scale * math.exp(-0.5 * log - form)
-    return log
-
-
 @inlined
 def _take_four(out, w, x, y, z, a, b, c, d):
     """out -= w a + x b + y c + z d."""
@@ -255,6 +239,26 @@ def _half_form(factors, image, w, out):
     for d in range(len(factors)):
         for i in range(len(out)):
             out[i] -= 0.5 * factors[d] * image[d, i] * w[d, i]
+
+
+@inlined
+def _apart(points, m, zeta):
+    """zeta [D, N]: points [n, D] less m; columns beyond the n-th are left alone."""
+    for i in range(len(points)):
+        for d in range(len(m)):
+            zeta[d, i] = points[i, d] - m[d]
+
+
+@kernel
+def _activations(zeta, precision, S, scale, T, P, image, q):
+    """q [n] of one output from zeta [D, N], with T and P [D, D] and P zeta [D, N]; log |1 + S A|."""
+    log = _whitened(S, precision, T, P)
+    ones = np.ones(len(precision))
+    _combined(P, ones, zeta, image)
+    _half_form(ones, image, zeta, q)
+    for i in range(len(q)):
+        q[i] = scale * _exp(q[i] - 0.5 * log)
+    return log
 
 
 @kernel
@@ -355,13 +359,11 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
     padded = gp.gain.shape[1]
     q, logs = np.zeros((E, padded)), np.empty(E)
     T, P, images = np.empty((D, D)), np.empty((D, D)), np.empty((E, D, padded))
-    zeta = np.zeros((D + 1, padded))
-    for i in range(n):
-        for d in range(D):
-            zeta[d, i] = gp.inputs[i, d] - m[d]
-        zeta[D, i] = 1.0
+    y, x, zeta = np.empty((D, padded)), np.empty((D, padded)), np.zeros((D + 1, padded))
+    _apart(gp.inputs, m, zeta)
+    zeta[D, :n] = 1.0
     for a in range(E):
-        logs[a] = _activations(gp.inputs, gp.precision[a], m, S, gp.variance[a], T, P, q[a, :n])
+        logs[a] = _activations(zeta[:D], gp.precision[a], S, gp.variance[a], T, P, y, q[a, :n])
         _combined(T, gp.precision[a], zeta[:D], images[a])
         total, h = 0.0, np.zeros(D)
         for i in range(n):
@@ -374,7 +376,6 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
             tape.coupling[a, d] = 0.0
             for e in range(D):
                 tape.coupling[a, d] += P[d, e] * h[e]
-    y, x = np.empty((D, padded)), np.empty((D, padded))
     u, v, rows, columns = np.empty(padded), np.empty(padded), np.zeros(padded), np.zeros(padded)
     above, sums = np.empty(padded), np.empty((D + 1, padded))
     both, Tab = np.empty(D), np.empty((D, D))
@@ -448,21 +449,19 @@ def _mean_adjoint(inputs, precision, m, S, scale, weights, dM, dV, dm, dS, d_inp
     """Adjoint of mean and coupling of one output; with `own`, also with respect to its numbers."""
     n, D = inputs.shape
     T, P, q = np.empty((D, D)), np.empty((D, D)), np.empty(n)
-    _activations(inputs, precision, m, S, scale, T, P, q)
+    zeta, images = np.empty((D, n)), np.empty((D, n))
+    _apart(inputs, m, zeta)
+    _activations(zeta, precision, S, scale, T, P, images, q)
     direction = np.zeros(D)  # P dV
     for d in range(D):
         for e in range(D):
             direction[d] += P[d, e] * dV[e]
     moved, curved = np.zeros(D), np.zeros((D, D))  # by -zeta and by S + Lambda
-    zeta, image, sum_image, total = np.empty(D), np.empty(D), np.zeros(D), 0.0
+    image, sum_image, total = np.empty(D), np.zeros(D), 0.0
     for i in range(n):
-        for d in range(D):
-            zeta[d] = inputs[i, d] - m[d]
         factor = dM
         for d in range(D):
-            image[d] = 0.0
-            for e in range(D):
-                image[d] += P[d, e] * zeta[e]
+            image[d] = images[d, i]
             factor += dV[d] * image[d]
         w = weights[i] * q[i]
         total += w * factor
@@ -517,20 +516,17 @@ def network_moments(net, m, S, M, C, V):
     E = len(net.weights)
     mean, coupling = np.zeros(E), np.zeros((E, D))
     q, T, P, images = np.empty((E, n)), np.empty((D, D)), np.empty((D, D)), np.empty((E, D, n))
-    logs, zeta = np.empty(E), np.empty((D, n))
-    for i in range(n):
-        for d in range(D):
-            zeta[d, i] = net.centres[i, d] - m[d]
+    logs, zeta, y, x = np.empty(E), np.empty((D, n)), np.empty((D, n)), np.empty((D, n))
+    _apart(net.centres, m, zeta)
     for a in range(E):
-        logs[a] = _activations(net.centres, net.precision[a], m, S, 1.0, T, P, q[a])
+        logs[a] = _activations(zeta, net.precision[a], S, 1.0, T, P, y, q[a])
         _combined(T, net.precision[a], zeta, images[a])
         for i in range(n):
             weight = net.weights[a, i] * q[a, i]
             mean[a] += weight
             for d in range(D):
-                for e in range(D):
-                    coupling[a, d] += weight * P[d, e] * zeta[e, i]
-    y, x, u, v = np.empty((D, n)), np.empty((D, n)), np.empty(n), np.empty(n)
+                coupling[a, d] += weight * y[d, i]
+    u, v = np.empty(n), np.empty(n)
     both, Tab = np.empty(D), np.empty((D, D))
     for a in range(E):
         for b in range(a, E):
@@ -561,18 +557,16 @@ def network_adjoint(net, m, S, dM, dC, dV, dm, dS, d_net):
     E = len(net.weights)
     q, T, P = np.empty((E, n)), np.empty((D, D)), np.empty((D, D))
     mean, coupling, logs = np.zeros(E), np.zeros((E, D)), np.empty(E)
-    zeta = np.empty((n, D))
-    for i in range(n):
-        for d in range(D):
-            zeta[i, d] = net.centres[i, d] - m[d]
+    columns, image = np.empty((D, n)), np.empty((D, n))
+    _apart(net.centres, m, columns)
+    zeta = columns.T.copy()
     for a in range(E):
-        logs[a] = _activations(net.centres, net.precision[a], m, S, 1.0, T, P, q[a])
+        logs[a] = _activations(columns, net.precision[a], S, 1.0, T, P, image, q[a])
         for i in range(n):
             w = net.weights[a, i] * q[a, i]
             mean[a] += w
             for d in range(D):
-                for e in range(D):
-                    coupling[a, d] += w * P[d, e] * zeta[i, e]
+                coupling[a, d] += w * image[d, i]
     inner_M, inner_V = np.empty(E), np.empty((E, D))
     _line_adjoint(net.slope, m, S, mean, coupling, dM, dC, dV, dm, dS, inner_M, inner_V, d_net.slope, d_net.intercept)
     both, z, Tz = np.empty(D), np.empty(D), np.empty(D)
