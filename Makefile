@@ -25,7 +25,7 @@ demo: $(VENV)/demo.stamp ## plan for HalfCheetah through its true physics on all
 	@if [ -z "$$MUJOCO_GL$$DISPLAY$$WAYLAND_DISPLAY" ] \
 	    && PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q libOSMesa; \
 	then export MUJOCO_GL=osmesa; fi; \
-	set -x; $(BIN)/mpcrl run HalfCheetah-v5 --planner icem --steps $(DEMO_STEPS) --budget-ms 45 --seed 0 --video --out out/demo $(ARGS)
+	set -x; $(BIN)/mpcrl run HalfCheetah-v5 --planner icem --budget 100 --steps $(DEMO_STEPS) --budget-ms 45 --seed 0 --video --out out/demo $(ARGS)
 
 test: $(VENV)/dev.stamp ## the fast test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

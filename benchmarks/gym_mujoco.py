@@ -1,7 +1,7 @@
 """The presets of Gymnasium's MuJoCo tasks beside target returns: `python benchmarks/gym_mujoco.py DIR ...`.
 
 Each DIR is what `mpcrl compare --tasks gym --seeds 3 --out DIR` made, or a part of it. Writes docs/gym_mujoco.md and
-benchmarks/results/gym_mujoco.csv.
+benchmarks/results/gym_mujoco.csv; runs that stand there already stay, unless there are runs of their task's new preset.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import pathlib
 from typing import Any
 
-from beside_tdmpc2 import SEEDS, merged, of_one_preset, publish, row_of
+from beside_tdmpc2 import RESULTS, SEEDS, merged, of_one_preset, publish, read, row_of
 
 TARGETS = {
     "InvertedDoublePendulum-v5": 9300,
@@ -68,10 +68,11 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=pathlib.Path, nargs="+", help="results of mpcrl compare")
+    parser.add_argument("folders", type=pathlib.Path, nargs="*", help="results of mpcrl compare")
     by_task: dict[str, dict[tuple[str, str], dict[str, str]]] = {}
-    for folder in parser.parse_args().folders:
-        for run in merged(folder):
+    before = read(RESULTS, "gym_mujoco.csv") if (RESULTS / "gym_mujoco.csv").exists() else []
+    for runs in (before, *(merged(folder) for folder in parser.parse_args().folders)):
+        for run in runs:
             by_task.setdefault(run["task"], {})[run["hash"], run["seed"]] = run
     chosen = {name: of_one_preset(name, list(group.values())) for name, group in by_task.items()}
     runs = [run for group, _ in chosen.values() for run in group]

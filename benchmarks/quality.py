@@ -136,8 +136,8 @@ def judge_swing_up(rows: list[dict[str, Any]]) -> bool:
 
 
 def half_cheetah() -> list[Run]:
-    """The task's preset in real time: iCEM at budget 100, 1000 steps, 5 seeds that nothing was chosen on, 2 threads."""
-    return [Run("HalfCheetah-v5", None, (), seed, 1000, 2) for seed in range(10, 15)]
+    """The task's preset at budget 100, in real time: 1000 steps, 5 seeds that nothing was chosen on, 2 threads."""
+    return [Run("HalfCheetah-v5", None, (("budget", 100),), seed, 1000, 2) for seed in range(10, 15)]
 
 
 def judge_half_cheetah(rows: list[dict[str, Any]]) -> bool:

@@ -299,7 +299,7 @@ def half_cheetah_planning_cost(before: Any, u: Any, after: Any, t: int, p: HalfC
 
 
 def half_cheetah() -> MujocoTask:
-    """Run forward. Controls are six joint torques in [-1, 1]."""
+    """Run forward. Controls are six joint torques in [-1, 1]. In real time two slow cores manage a budget of 100."""
     return mujoco_task(
         "HalfCheetah-v5",
         fields=("qpos",),
@@ -309,7 +309,7 @@ def half_cheetah() -> MujocoTask:
         params=lambda model, env: HalfCheetahParams(1.0, 0.1, env.unwrapped.dt),
         preset={
             "planner": "icem",
-            "budget": 100,
+            "budget": 300,
             "horizon": 18,
             "iterations": 4,
             "knots": 9,
