@@ -353,17 +353,18 @@ def predict(address, numbers, table, center, inputs, means, variances):
     """
     outputs, n, spread, count, width = table[0, 0], table[0, 1], table[1, 1] == 1, inputs.shape[1], inputs.shape[2]
     lanes = _BYTES // numbers.itemsize
+    every = (count + lanes - 1) // lanes
     most = (_TILE + lanes - 1) // lanes
-    size = most * lanes
-    tiles = (count + size - 1) // size
+    tiles = (every + most - 1) // most
     for item in prange(numbers.shape[0] * tiles):
-        p, first = item // tiles, item % tiles * size
-        groups = min(most, (count - first + lanes - 1) // lanes)
+        p, tile = item // tiles, item % tiles
+        begin, end = tile * every // tiles, (tile + 1) * every // tiles  # all tiles alike, for the threads' sake
+        groups, first = end - begin, begin * lanes
         seen = inputs[p % inputs.shape[0]]
         v = np.zeros((groups, width, lanes), numbers.dtype)
         y = np.empty((groups, 2, outputs, lanes), numbers.dtype)
         k = np.empty((groups, n if spread else 0, lanes), numbers.dtype)
-        used = min(size, count - first)
+        used = min(groups * lanes, count - first)
         for q in range(used):
             for d in range(width):
                 v[q // lanes, d, q % lanes] = seen[first + q, d] - center[d]

@@ -129,12 +129,12 @@ class Predictor:
         self._address = kernels.evaluation(process.kernel, self._width, precision)
         self.center = process.inputs.mean(axis=0)
         self.numbers, self.table = packed(process, self.center, precision, draws, variance)
+        self._means = self.table.copy()
+        self._means[1, 1] = 0  # without variances
 
     def mean(self, inputs: np.ndarray, threads: int | None = None) -> np.ndarray:
         """Means [..., E] at inputs [..., D]; of P drawn functions [P, N, E] at inputs [P, N, D] or [1, N, D]."""
-        table = self.table.copy()
-        table[1, 1] = 0
-        return self._run(inputs, table, threads).mean
+        return self._run(inputs, self._means, threads).mean
 
     def predict(self, inputs: np.ndarray, threads: int | None = None) -> Latent:
         """Means and variances of the functions at inputs [..., D]."""
