@@ -6,8 +6,8 @@
 
 300 observations, 6 inputs, 4 outputs; predictions at 1000 inputs. All sides have the same hyper-parameters and are
 first checked to predict the same; they take their turn in every round, and times are medians. gpytorch's caches are
-full before it is timed. The floor is what the exponentials and the multiply-adds alone take, in registers, in the same
-rounds.
+full before it is timed. The floor is what the multiply-adds alone take, in registers, in the same rounds: those of the
+distances, those of a power of two or a wave (its polynomial, bound, scale and sum), and those of the variance.
 
 Fits: even data sets are drawn from processes of random length scales and noise, odd ones are a cart-pole's changes from
 random states. A default fit is good if what it maximised is within 0.1 nat of the best of ten starts, for each output.
@@ -35,7 +35,6 @@ from bench_peers import REPOSITORY, machine, use_cores
 from ensemble import multiply_adds
 from numba import prange
 
-from mpcrl.core import vecmath
 from mpcrl.core.compile import FASTMATH
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels.network import TARGET
@@ -93,26 +92,6 @@ def cartpole(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ---- the floor -------------------------------------------------------------------------------------------------------
-def exponentials(real: Any) -> Callable[[int, int], float]:
-    """A kernel that computes as many exponentials on each thread as it is told."""
-    decay = vecmath.lane_functions(real)["decay"]
-    lanes = 64
-
-    @numba.njit(parallel=True, fastmath=FASTMATH, error_model="numpy")
-    def run(count: int, threads: int) -> float:
-        sums = np.zeros((threads, lanes), real)
-        for thread in prange(threads):
-            x, total = np.full(lanes, real(0.5)), np.zeros(lanes, real)
-            for _ in range(count // lanes):
-                for l in range(lanes):
-                    total[l] += decay(x[l])
-                    x[l] += real(1e-6)
-            sums[thread] = total
-        return sums.sum()
-
-    return run
-
-
 @numba.njit(parallel=True, fastmath=FASTMATH)
 def products(turns: int, threads: int) -> float:
     total = np.zeros(threads)
@@ -218,32 +197,20 @@ def speed(rounds: int) -> list[dict[str, Any]]:
     each = np.random.default_rng(2).uniform(-2, 2, (20, QUERIES // 20, WIDTH))
     seconds: dict[tuple[str, str, str, int], list[float]] = {}
     runs: dict[tuple[str, str, str, int], Callable[[], float]] = {}
-    evaluated, turns = OUTPUTS * COUNT * QUERIES, 2_000_000 // TARGET.lanes
-    per_turn = TARGET.lanes * TARGET.rows * TARGET.vectors
-    work = {
-        "mean": (evaluated, evaluated * WIDTH),
-        "mean and variance": (evaluated, evaluated * (WIDTH + COUNT / 2)),
-        "draws": (OUTPUTS * QUERIES * (COUNT + WAVES), OUTPUTS * QUERIES * (COUNT + WAVES) * WIDTH),
-    }
-
-    def floor(threads: int, run: Callable[[int, int], float]) -> float:
-        with ThreadBudget(threads).kernels():
-            return timed(lambda: run(evaluated, threads)) / (evaluated * threads)
+    turns, per_turn = 2_000_000 // TARGET.lanes, TARGET.lanes * TARGET.rows * TARGET.vectors
 
     def peak(threads: int, halved: int) -> float:
         with ThreadBudget(threads).kernels():
             return timed(lambda: products(turns, threads)) / (turns * per_turn * threads) * halved
 
     for precision, real in (("float64", np.float64), ("float32", np.float32)):
-        one = exponentials(real)
         whole, drawn = (
             Predictor(process, precision=precision, variance=True),
             Predictor(process, draws=draws, precision=precision),
         )
         np.testing.assert_allclose(whole.mean(queries), wanted.mean, atol=1e-9 if real is np.float64 else 1e-2)
         for threads in (1, 2):
-            floor(threads, one), peak(threads, 1)
-            runs["exponential", "floor", precision, threads] = partial(floor, threads, one)
+            peak(threads, 1)
             runs["multiply-add", "floor", precision, threads] = partial(
                 peak, threads, 2 if precision == "float64" else 1
             )
@@ -274,10 +241,17 @@ def speed(rounds: int) -> list[dict[str, Any]]:
                 seconds.setdefault(key, []).append(run())
     medians = {key: statistics.median(laps) for key, laps in seconds.items()}
     versions = f"numba {numba.__version__}, gpytorch {gpytorch.__version__}, torch {torch.__version__}"
-    return [row_of(key, medians, work) | {"machine": host, "versions": versions} for key in medians]
+    return [row_of(key, medians) | {"machine": host, "versions": versions} for key in medians]
 
 
-def row_of(key: tuple[str, str, str, int], medians: dict[Any, float], work: dict[str, Any]) -> dict[str, Any]:
+def operations(what: str, precision: str) -> float:
+    """Multiply-adds, or what takes their place, of all that is predicted."""
+    each = WIDTH + 13 if precision == "float64" else 2 * WIDTH + 9  # float32 takes distances by differences
+    terms = COUNT + (WAVES if what == "draws" else 0)
+    return OUTPUTS * QUERIES * terms * (each + (COUNT / 2 if what == "mean and variance" else 0))
+
+
+def row_of(key: tuple[str, str, str, int], medians: dict[Any, float]) -> dict[str, Any]:
     what, side, precision, threads = key
     took, unit = medians[key], 1e9 if side == "floor" else 1e3
     row: dict[str, Any] = {
@@ -287,11 +261,10 @@ def row_of(key: tuple[str, str, str, int], medians: dict[Any, float], work: dict
     if side != "mpcrl":
         return row
     bars: list[tuple[str, bool]] = []
-    if what in work:
-        exponentials, additions = work[what]
-        floor = exponentials * medians["exponential", "floor", precision, threads]
-        floor += additions * medians["multiply-add", "floor", precision, threads]
-        row["of_floor"] = f"{floor / took:.2f}"
+    if what != "fit":
+        row["of_floor"] = (
+            f"{operations(what, precision) * medians['multiply-add', 'floor', precision, threads] / took:.2f}"
+        )
     peer = medians.get((what, "gpytorch", precision, 2))
     if peer and threads == 2:
         row["against_gpytorch"] = f"{peer / took:.1f}"
