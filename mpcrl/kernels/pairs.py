@@ -75,8 +75,6 @@ def _strip(small: bool, gained: bool, summed: bool) -> Any:
             zero = ir.Constant(_VECTOR, [0.0] * _LANES)
             over = [cgutils.alloca_once_value(b, zero) for _ in range(ROWS)]
             full = [cgutils.alloca_once_value(b, zero) for _ in range(ROWS)]
-            for place in over + full:  # once per call, where allocations are once per function
-                b.store(zero, place)
             with cgutils.for_range_slice(b, first, last, ir.Constant(I64, _COLUMNS), intp=I64) as (j, _):
                 left, right = [row(u, first, r) for r in range(ROWS)], [column(v, first, c, j) for c in places]
                 start = {(r, c): b.fadd(left[r], right[c]) for r, c in cells}
