@@ -16,6 +16,9 @@ os.environ.setdefault("MPCRL_CACHE_DIR", str(ROOT / "build" / "kernel-cache"))
 # Tests compare one thread with two; this makes two on any machine.
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 
+RENDERER = os.environ.get("MUJOCO_GL", "")
+"""What the tests began with."""
+
 # Kernels compile at their first example, so time limits per example mean nothing.
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
@@ -24,5 +27,6 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 @pytest.fixture(autouse=True)
 def restored_renderer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command settles MUJOCO_GL for its process; here each test has a process's worth of it."""
-    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
+    """The command settles MUJOCO_GL for its process; here each test has a process's worth of it, whatever a fixture of
+    wider scope has settled before."""
+    monkeypatch.setenv("MUJOCO_GL", RENDERER)
