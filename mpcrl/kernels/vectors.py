@@ -139,7 +139,7 @@ def powers_of_two(b: Any, exponents: Sequence[Any]) -> list[tuple[Any, Any]]:
     """Vectors p and s of each vector y of exponents in float64, -1022 <= y < 1023.5: 2^y is p s, to 6e-16.
 
     s is a power of two and p within [sqrt 1/2, sqrt 2], so that p s is exact, 2^0 is 1, and 2^y - 1 takes one
-    instruction more. Does all vectors side by side; eight keep a core busy.
+    instruction more. Does all vectors side by side; six keep a core busy.
     """
     shifted = [b.fadd(y, like(y, _ROUNDER)) for y in exponents]
     fractions = [b.fsub(y, b.fsub(s, like(y, _ROUNDER))) for y, s in zip(exponents, shifted, strict=True)]
