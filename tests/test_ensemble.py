@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import scipy.stats
@@ -30,6 +29,7 @@ from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.mujoco_task import MujocoTask
 from mpcrl.tasks.registry import make_task
 from mpcrl.tasks.task import AnalyticTask
+from tests.assembly import assembly
 
 H = 8
 
@@ -694,19 +694,8 @@ def test_the_kernel_for_a_cpu_has_its_instructions(cpu: str, features: str, inst
     for paired in {False, target.paired}:
         kind = layers.Block(target, "silu", paired, paired)
         word = ir.IntType(32) if paired else ir.FloatType()
-        arguments = [word.as_pointer(), word.as_pointer(), ir.FloatType().as_pointer(), word.as_pointer()]
-        module = ir.Module()
-        module.triple = "x86_64-unknown-linux-gnu"
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [*arguments, ir.IntType(64)]), "block")
-        builder = ir.IRBuilder(function.append_basic_block())
-        kind.emit(builder, *function.args)
-        builder.ret_void()
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
-        machine = llvm.Target.from_triple(module.triple).create_target_machine(cpu=cpu, opt=3)
-        parsed = llvm.parse_assembly(str(module))
-        parsed.verify()
-        texts.append(machine.emit_assembly(parsed))
+        kinds = [word.as_pointer(), word.as_pointer(), ir.FloatType().as_pointer(), word.as_pointer(), ir.IntType(64)]
+        texts.append(assembly(cpu, kinds, kind.emit))
     together = "\n".join(texts)
     assert all(name in together for name in instructions)
     assert ("bf16" in together) == target.paired

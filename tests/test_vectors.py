@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from mpcrl.kernels.vectors import F64, SMALL, at, load, powers_of_two, small_powers_of_two, store
+from tests.assembly import assembly
 
 LANES, VECTORS = 2, 6
 
@@ -73,18 +73,7 @@ def test_small_powers_are_those_of_numpy() -> None:
 @pytest.mark.parametrize("emit", [whole, small_powers_of_two])
 def test_the_chains_stay_side_by_side_on_every_cpu(cpu: str, lanes: int, instruction: str, emit: Any) -> None:
     """Compiled for the CPU, not run on it: no lane is left alone, and the lines that hold the vectors are there."""
-    module = ir.Module()
-    module.triple = "x86_64-unknown-linux-gnu"
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [F64.as_pointer()]), "powers")
-    builder = ir.IRBuilder(function.append_basic_block())
-    emitted(emit, builder, function.args[0], lanes)
-    builder.ret_void()
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    machine = llvm.Target.from_triple(module.triple).create_target_machine(cpu=cpu, opt=3)
-    parsed = llvm.parse_assembly(str(module))
-    parsed.verify()
-    text = machine.emit_assembly(parsed)
+    text = assembly(cpu, [F64.as_pointer()], lambda builder, pointer: emitted(emit, builder, pointer, lanes))
     assert instruction in text
     assert text.count("#APP") >= 8
     assert "mulsd" not in text

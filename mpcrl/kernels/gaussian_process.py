@@ -27,6 +27,7 @@ Numbers of the outputs lie one after the other behind `rows` zeros, each `stride
 from __future__ import annotations
 
 import textwrap
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -124,8 +125,8 @@ def _decays(kept: bool) -> Any:
                 lambda d, r: spread(b, b.load(at(b, f, points[r], d)), lanes),
                 lambda d, c: load(b, at(b, u, b.mul(d, wide), l, c * lanes), kind),
             )
-            small = [(y, b.fcmp_ordered("<", y, like(y, _LEAST))) for y in exponents.values()]
-            bounded = [b.select(below, like(y, _LEAST), y) for y, below in small]
+            least = like(beside[0], _LEAST)
+            bounded = [b.select(b.fcmp_ordered("<", y, least), least, y) for y in exponents.values()]
             powers = dict(zip(exponents, powers_of_two(b, bounded), strict=True))
             for c in places:
                 to = at(b, total, l, c * lanes)
@@ -157,84 +158,8 @@ def quadratic(width: int) -> list[tuple[int, int]]:
 
 
 def source(kind: str, width: int, real: str) -> str:
-    """Source of `evaluate`: the loops over the numbers of an input are written out."""
-    lanes, polynomial, size = width_of(real), kind == "se+polynomial", len(quadratic(width))
+    """Source of `evaluate` and `forward`: the loops over the numbers of an input are written out."""
     block = "none_block" if real == "float32" else "none_doubles"
-
-    def each(text: str, count: int = width, separator: str = "; ") -> str:
-        return separator.join(text.format(d=d, e=d + 1) for d in range(count))
-
-    def form(at: str) -> str:
-        terms: list[str] = []
-        for k, (a, b) in enumerate(quadratic(width)):
-            factors = [f"v{i - 1}[l]" for i in (a, b) if i]
-            terms.append(" * ".join([f"f[{at} + {k}]", *factors]))
-        return " + ".join(terms)
-
-    matern, tiled = kind == "matern52", kind != "matern52" and real == "float64"
-    chunk = _TILE // lanes if tiled else max(1, _WIDE // (lanes * np.dtype(real).itemsize))
-    wide = chunk * lanes
-    root, value = "pass", "decay(r)"
-    if matern:
-        root = "root = sqrt(r)"
-        value = f"(({real}(1) + root) + r * {real}(1 / 3)) * decay(root * {real}(1.4426950408889634))"
-    prior = f" + ({form('rest + 2')}) ** 2" if polynomial else ""
-    product = f" + (z0 + {each('z{e} * v{d}[c * ' + str(lanes) + ' + l]', separator=' + ')}) ** 2" if polynomial else ""
-    kept = f"""z = covers + i * {width + 1}
-{each("z{d} = f[z + {d}]", width + 1) if polynomial else "pass"}
-for c in range(used):
-    for l in range({lanes}):
-        k[((g + c) * n + i) * {lanes} + l] = square * values[row + c * {lanes} + l]{product}"""
-
-    def points(kept: str) -> str:
-        """The sum over the points; `kept` is what else is done with their covariances, which takes a store of each."""
-        text = f"""row = 0
-for i in range(n):
-    p = points + i * {width + 1}
-    factor = f[p]; {each("x{d} = f[p + 1 + {d}]")}
-    for l in range({wide}):
-        {each("away{d} = u{d}[l] - x{d}")}
-        r = {each("away{d} * away{d}", separator=" + ")}
-        {root}
-        value = {value}
-        {"values[l] = value" if kept else "pass"}
-        total[l] += factor * value
-{textwrap.indent(kept, "    ")}"""
-        return textwrap.indent(text, " " * 16)
-
-    def tiles(kept: str) -> str:
-        """As `points`, some at a time; the last point stands in for those beyond it, with the factor 0."""
-        some = [f"p{r} = points + min(first + {r}, n - 1) * {width + 1}" for r in range(POINTS)]
-        some += [f"factor{r} = f[p{r}] if first + {r} < n else 0.0" for r in range(POINTS)]
-        some += [f"start{r} = -({each(f'f[p{r} + {{e}}] ** 2', separator=' + ')})" for r in range(POINTS)]
-        more = f"""for row in range(0, min({POINTS}, n - first) * {wide}, {wide}):
-    i = first + row // {wide}
-{textwrap.indent(kept, "    ")}"""
-        text = f"""for first in range(0, n, {POINTS}):
-{textwrap.indent(chr(10).join(some), "    ")}
-    for c in range(used):
-        {"add_kept_decays" if kept else "add_decays"}(
-            f, ({", ".join(f"p{r} + 1" for r in range(POINTS))}), ({", ".join(f"factor{r}" for r in range(POINTS))}),
-            ({", ".join(f"start{r}" for r in range(POINTS))}), {width}, near, norms, sums, powers, {wide}, c * {lanes},
-        )
-{textwrap.indent(more if kept else "", "    ")}"""
-        return textwrap.indent(text, " " * 16)
-
-    # |u - x|^2 multiplied out takes half the operations, and errs by rounding of |u|^2: too much in float32. In float64
-    # powers err by 1e-3 where points and inputs are three million length scales from the centre, and by all beyond.
-    if tiled:
-        summed = tiles
-        arrays = f"""near, norms = stack({width * wide}), stack({wide})
-    sums, powers = stack({wide}), stack({POINTS * wide})
-    u, own = carray(near, ({width * wide},)), carray(norms, ({wide},))
-    total, values = carray(sums, ({wide},)), carray(powers, ({POINTS * wide},))"""
-        scaled = f"{each('x{d} = v{d}[l] * f[at + {d}]')}; {each(f'u[{{d}} * {wide} + l] = x{{d}} + x{{d}}')}"
-        scaled += f"; own[l] = {each('x{d} * x{d}', separator=' + ')}"
-    else:
-        summed, scaled = points, each("u{d}[l] = v{d}[l] * f[at + {d}]")
-        arrays = f"""{each(f"u{{d}} = carray(stack({wide}), ({wide},))")}
-    total, values = carray(stack({wide}), ({wide},)), carray(stack({wide}), ({wide},))"""
-
     return f"""import math
 import numpy as np
 from numba import carray, float32, {real}
@@ -248,10 +173,99 @@ _lane = vecmath.lane_functions(np.{real})
 decay, cos, sqrt = _lane["decay"], _lane["cos"], _lane["sqrt"]
 
 
-@kernel
+{_evaluate(kind, width, real)}
+
+
+{_forward(width, width_of(real))}
+"""
+
+
+def _each(text: str, count: int, separator: str = "; ") -> str:
+    """The text for each number d of an input; `e` in it is d + 1, where the number stands behind another."""
+    return separator.join(text.format(d=d, e=d + 1) for d in range(count))
+
+
+def _form(width: int, at: str) -> str:
+    """The quadratic form of the numbers from `at` on, at lane l."""
+    terms: list[str] = []
+    for k, (a, b) in enumerate(quadratic(width)):
+        factors = [f"v{i - 1}[l]" for i in (a, b) if i]
+        terms.append(" * ".join([f"f[{at} + {k}]", *factors]))
+    return " + ".join(terms)
+
+
+def _points(kind: str, width: int, real: str, wide: int, kept: str) -> str:
+    """The sum over the points; `kept` is what else is done with their covariances, which takes a store of each."""
+    root, value = "pass", "decay(r)"
+    if kind == "matern52":
+        root = "root = sqrt(r)"
+        value = f"(({real}(1) + root) + r * {real}(1 / 3)) * decay(root * {real}(1.4426950408889634))"
+    return f"""row = 0
+for i in range(n):
+    p = points + i * {width + 1}
+    factor = f[p]; {_each("x{d} = f[p + 1 + {d}]", width)}
+    for l in range({wide}):
+        {_each("away{d} = u{d}[l] - x{d}", width)}
+        r = {_each("away{d} * away{d}", width, " + ")}
+        {root}
+        value = {value}
+        {"values[l] = value" if kept else "pass"}
+        total[l] += factor * value
+{textwrap.indent(kept, "    ")}"""
+
+
+def _tiles(width: int, lanes: int, wide: int, kept: str) -> str:
+    """As `_points`, some at a time; the last point stands in for those beyond it, with the factor 0."""
+    some = [f"p{r} = points + min(first + {r}, n - 1) * {width + 1}" for r in range(POINTS)]
+    some += [f"factor{r} = f[p{r}] if first + {r} < n else 0.0" for r in range(POINTS)]
+    some += [f"start{r} = -({_each(f'f[p{r} + {{e}}] ** 2', width, ' + ')})" for r in range(POINTS)]
+    more = f"""for row in range(0, min({POINTS}, n - first) * {wide}, {wide}):
+    i = first + row // {wide}
+{textwrap.indent(kept, "    ")}"""
+    return f"""for first in range(0, n, {POINTS}):
+{textwrap.indent(chr(10).join(some), "    ")}
+    for c in range(used):
+        {"add_kept_decays" if kept else "add_decays"}(
+            f, ({", ".join(f"p{r} + 1" for r in range(POINTS))}), ({", ".join(f"factor{r}" for r in range(POINTS))}),
+            ({", ".join(f"start{r}" for r in range(POINTS))}), {width}, near, norms, sums, powers, {wide}, c * {lanes},
+        )
+{textwrap.indent(more if kept else "", "    ")}"""
+
+
+def _evaluate(kind: str, width: int, real: str) -> str:
+    lanes, polynomial, size = width_of(real), kind == "se+polynomial", len(quadratic(width))
+    tiled = kind != "matern52" and real == "float64"
+    chunk = _TILE // lanes if tiled else max(1, _WIDE // (lanes * np.dtype(real).itemsize))
+    wide = chunk * lanes
+    prior = f" + ({_form(width, 'rest + 2')}) ** 2" if polynomial else ""
+    sum_ = _each(f"z{{e}} * v{{d}}[c * {lanes} + l]", width, " + ")
+    product = f" + (z0 + {sum_}) ** 2" if polynomial else ""
+    kept = f"""z = covers + i * {width + 1}
+{_each("z{d} = f[z + {d}]", width + 1) if polynomial else "pass"}
+for c in range(used):
+    for l in range({lanes}):
+        k[((g + c) * n + i) * {lanes} + l] = square * values[row + c * {lanes} + l]{product}"""
+
+    # |u - x|^2 multiplied out takes half the operations, and errs by rounding of |u|^2: too much in float32. In float64
+    # powers err by 1e-3 where points and inputs are three million length scales from the centre, and by all beyond.
+    if tiled:
+        summed = partial(_tiles, width, lanes, wide)
+        arrays = f"""near, norms = stack({width * wide}), stack({wide})
+    sums, powers = stack({wide}), stack({POINTS * wide})
+    u, own = carray(near, ({width * wide},)), carray(norms, ({wide},))
+    total, values = carray(sums, ({wide},)), carray(powers, ({POINTS * wide},))"""
+        twice, norm = _each(f"u[{{d}} * {wide} + l] = x{{d}} + x{{d}}", width), _each("x{d} * x{d}", width, " + ")
+        scaled = f"{_each('x{d} = v{d}[l] * f[at + {d}]', width)}; {twice}; own[l] = {norm}"
+    else:
+        summed = partial(_points, kind, width, real, wide)
+        scaled = _each("u{d}[l] = v{d}[l] * f[at + {d}]", width)
+        arrays = f"""{_each(f"u{{d}} = carray(stack({wide}), ({wide},))", width)}
+    total, values = carray(stack({wide}), ({wide},)), carray(stack({wide}), ({wide},))"""
+
+    return f"""@kernel
 def evaluate(f, table, v, y, y0, k, groups):
     outputs, n, waves, stride, spread = table[0], table[1], table[3], table[5], table[6]
-    {each(f"v{{d}} = carray(stack({wide}), ({wide},))")}
+    {_each(f"v{{d}} = carray(stack({wide}), ({wide},))", width)}
     {arrays}
     part = stack({ROWS * lanes})
     parts = carray(part, ({ROWS}, {lanes}))
@@ -266,23 +280,23 @@ def evaluate(f, table, v, y, y0, k, groups):
         for g in range(0, groups, {chunk}):
             used = min({chunk}, groups - g)
             for l in range({wide}):
-                {each("v{d}[l] = " + real + "(0)")}
+                {_each(f"v{{d}}[l] = {real}(0)", width)}
             for c in range(used):
                 for l in range({lanes}):
-                    {each(f"v{{d}}[c * {lanes} + l] = v[((g + c) * {width} + {{d}}) * {lanes} + l]")}
+                    {_each(f"v{{d}}[c * {lanes} + l] = v[((g + c) * {width} + {{d}}) * {lanes} + l]", width)}
             for l in range({wide}):
                 {scaled}
             for l in range({wide}):
-                total[l] = {form(f"at + {width}")}
+                total[l] = {_form(width, f"at + {width}")}
             if spread:
-{summed(kept)}
+{textwrap.indent(summed(kept), " " * 16)}
             else:
-{summed("")}
+{textwrap.indent(summed(""), " " * 16)}
             for j in range(waves):
                 p = sines + j * {width + 2}
-                factor = f[p]; b = f[p + 1]; {each("x{d} = f[p + 2 + {d}]")}
+                factor = f[p]; b = f[p + 1]; {_each("x{d} = f[p + 2 + {d}]", width)}
                 for l in range({wide}):
-                    total[l] += factor * cos(b + {each("x{d} * v{d}[l]", separator=" + ")})
+                    total[l] += factor * cos(b + {_each("x{d} * v{d}[l]", width, " + ")})
             for c in range(used):
                 for l in range({lanes}):
                     y[y0 + ((g + c) * 2 * outputs + e) * {lanes} + l] = total[c * {lanes} + l]
@@ -308,10 +322,12 @@ def evaluate(f, table, v, y, y0, k, groups):
                 for l in range({lanes}):
                     q = y0 + ((g * 2 + 1) * outputs + e) * {lanes} + l
                     y[q] = max(y[q], {real}(0))
-    return np.int64(1)
+    return np.int64(1)"""
 
 
-@kernel
+def _forward(width: int, lanes: int) -> str:
+    size = len(quadratic(width))
+    return f"""@kernel
 def forward(f, biases, table, layers, v, a, b, out, groups):
     outputs, n, waves, stride, spread = table[0], table[1], table[3], table[5], table[6]
     results = groups * {TARGET.width * width}
@@ -332,8 +348,7 @@ def forward(f, biases, table, layers, v, a, b, out, groups):
                 if spread:
                     variance += b[results + (at + outputs + e) * {lanes} + j % {lanes}]
                 out[(g * rows + outputs + e) * {TARGET.width} + j] = -math.log(variance)
-    return np.int64(1)
-"""
+    return np.int64(1)"""
 
 
 @kernel(parallel=True)
