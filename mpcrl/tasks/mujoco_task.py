@@ -59,7 +59,8 @@ class MujocoTask(Task):
         What is recorded in plans, where `cost` alone reads a field that is dear; `fields` if not given.
     read_params : callable, optional
         `read_params(model, env) -> NamedTuple`: parameters from a freshly reset environment and its MjModel: ids by
-        name, sizes, masses, a goal. `params` are those of the first reset if given.
+        name, sizes, masses, a goal. Each episode reads its own; `params` are then those of the first reset, and only
+        shown.
     apply : callable, optional
         `apply(model, data, u)` where a control is something else than `data.ctrl`: a displaced mocap body, say. It runs
         before the physics steps of each control, in Python; derived fields are there to read.
