@@ -7,8 +7,9 @@
 300 observations, 6 inputs, 4 outputs; predictions at 1000 inputs. All sides have the same hyper-parameters and are
 first checked to predict the same; they take their turn in every round, for two predictions of which the second counts
 (the first wakes the threads and costs up to a sixth more), and times are medians. gpytorch's caches are
-full before it is timed. The floor is what the multiply-adds alone take, in registers, in the same rounds: those of the
-distances, those of a power of two or a wave (its polynomial, bound, scale and sum), and those of the variance.
+full before it is timed. The peak is that of multiply-adds in registers alone, in the same rounds; of it a prediction
+reaches what it needs: those of the distances, those of a power of two (its polynomial, bound, scale and sum), and those
+of the variance.
 
 Fits: even data sets are drawn from processes of random length scales and noise, odd ones are a cart-pole's changes from
 random states. A default fit is good if what it maximised is within 0.1 nat of the best of ten starts, for each output.
@@ -48,7 +49,7 @@ from mpcrl.tasks.task import AnalyticTask
 
 COUNT, WIDTH, OUTPUTS, QUERIES, WAVES = 300, 6, 4, 1000, 256
 COLUMNS = (
-    "what", "side", "precision", "threads", "ms", "against_gpytorch", "of_floor", "bar", "met", "machine", "versions",
+    "what", "side", "precision", "threads", "ms", "against_gpytorch", "of_peak", "bar", "met", "machine", "versions",
     "date",
 )  # fmt: skip
 SPARSE_COLUMNS = (
@@ -92,7 +93,7 @@ def cartpole(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(seen, axis=1), after - states + 0.01 * rng.normal(size=states.shape)
 
 
-# ---- the floor -------------------------------------------------------------------------------------------------------
+# ---- the peak --------------------------------------------------------------------------------------------------------
 @numba.njit(parallel=True, fastmath=FASTMATH)
 def products(turns: int, threads: int) -> float:
     total = np.zeros(threads)
@@ -212,7 +213,7 @@ def speed(rounds: int) -> list[dict[str, Any]]:
         np.testing.assert_allclose(whole.mean(queries), wanted.mean, atol=1e-9 if real is np.float64 else 1e-2)
         for threads in (1, 2):
             peak(threads, 1)
-            runs["multiply-add", "floor", precision, threads] = partial(
+            runs["multiply-add", "peak", precision, threads] = partial(
                 peak, threads, 2 if precision == "float64" else 1
             )
             runs["mean", "mpcrl", precision, threads] = partial(timed, partial(whole.mean, queries, threads))
@@ -248,25 +249,24 @@ def speed(rounds: int) -> list[dict[str, Any]]:
 
 
 def operations(what: str, precision: str) -> float:
-    """Multiply-adds, or what takes their place, of all that is predicted."""
+    """Multiply-adds, or what takes their place in this kernel, of all that is predicted."""
     each = WIDTH + 13 if precision == "float64" else 2 * WIDTH + 9  # float32 takes distances by differences
-    terms = COUNT + (WAVES if what == "draws" else 0)
-    return OUTPUTS * QUERIES * terms * (each + (COUNT / 2 if what == "mean and variance" else 0))
+    return OUTPUTS * QUERIES * COUNT * (each + (COUNT / 2 if what == "mean and variance" else 0))
 
 
 def row_of(key: tuple[str, str, str, int], medians: dict[Any, float]) -> dict[str, Any]:
     what, side, precision, threads = key
-    took, unit = medians[key], 1e9 if side == "floor" else 1e3
+    took, unit = medians[key], 1e9 if side == "peak" else 1e3
     row: dict[str, Any] = {
-        "what": what + (" (ns each)" if side == "floor" else ""), "side": side, "precision": precision,
+        "what": what + (" (ns each)" if side == "peak" else ""), "side": side, "precision": precision,
         "threads": threads, "ms": f"{unit * took:.3f}", "date": datetime.date.today().isoformat(),
     }  # fmt: skip
     if side != "mpcrl":
         return row
     bars: list[tuple[str, bool]] = []
-    if what != "fit":
-        row["of_floor"] = (
-            f"{operations(what, precision) * medians['multiply-add', 'floor', precision, threads] / took:.2f}"
+    if what.startswith("mean"):
+        row["of_peak"] = (
+            f"{operations(what, precision) * medians['multiply-add', 'peak', precision, threads] / took:.2f}"
         )
     peer = medians.get((what, "gpytorch", precision, 2))
     if peer and threads == 2:

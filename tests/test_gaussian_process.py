@@ -471,6 +471,28 @@ def test_float32_variances_stay_variances_where_there_is_little_noise() -> None:
     np.testing.assert_allclose(found, wanted, atol=5e-5)
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("kernel", ["se", "matern52"])
+def test_far_from_all_data_stands_the_prior_and_nothing_where_there_is_no_number(kernel: str, precision: str) -> None:
+    slow = process(kernel, 9)
+    fast = Predictor(slow, precision=precision, variance=True)
+    far = slow.inputs.mean(axis=0) + np.array([[60.0], [2000.0]]) * slow.lengthscale.max()
+    found = fast.predict(far)
+    np.testing.assert_allclose(found.mean, slow.prior_mean(far), rtol=1e-6)
+    np.testing.assert_allclose(found.variance, np.broadcast_to(slow.signal**2, (2, 2)), rtol=1e-6)
+    lost = fast.predict(np.array([[0.0, np.nan, 0.0], [0.0, 0.0, 0.0]]))
+    assert np.isnan(lost.mean[0]).all()
+    assert np.isnan(lost.variance[0]).all()
+    assert np.isfinite(lost.mean[1]).all()
+
+
+def test_data_that_float64_cannot_tell_apart_are_refused() -> None:
+    slow = process("se", 9)
+    away = dataclasses.replace(slow, inputs=slow.inputs + 1e6 * (np.arange(9) % 2)[:, None])
+    with pytest.raises(InvalidInput, match=r"may lie 100000 length scales from their mean, these lie \d"):
+        Predictor(away)
+
+
 def twin(slow: GaussianProcess, draws: Draws, inputs: np.ndarray) -> np.ndarray:
     """Functions [P, N, E] at inputs [N, D], as `Draws` says."""
     found = np.empty((len(draws.phase), len(inputs), slow.outputs))

@@ -207,17 +207,45 @@ def test_sums_over_pairs_beside_their_twin(count: int, size: float, symmetric: b
     np.testing.assert_allclose(sums, zeta @ wanted, rtol=0, atol=1e-12 * np.abs(wanted).sum())
 
 
-def test_pairs_out_of_range_are_held_within_it() -> None:
-    N = padded(2)
-    y, x, zeta = np.zeros((1, N)), np.zeros((1, N)), np.ones((1, N))
-    y[0, :2], x[0, :2] = [1e200, -1e200], [1.0, 1.0]
-    ones = np.zeros(N)
-    ones[:2] = 1.0
-    above, sums = np.empty(N), np.empty((1, N))
-    nothing = np.zeros(N)
-    value = weigh_pairs(2, y, nothing, ones, x, nothing, ones, np.zeros((N, N)), False, zeta, above, sums, True)
-    assert above[:2] == pytest.approx([2 * 2.0**1000, 2 * 2.0**-1000])
-    assert value == pytest.approx(2 * 2.0**1000)
+@pytest.mark.parametrize("reach", [0.24, 0.26, 0.5, 1.0])
+def test_sums_over_pairs_are_exact_on_both_sides_of_narrow(reach: float) -> None:
+    """Where narrow exponents end, and the short polynomial with them, no digit may be lost."""
+    count, N = 9, padded(9)
+    y, x, above, sums = np.zeros((1, N)), np.zeros((1, N)), np.empty(N), np.empty((1, N))
+    y[0, :count], x[0, :count] = reach * np.linspace(0.8, 1, count), 1.0
+    ones, nothing = (np.arange(N) < count).astype(float), np.zeros(N)
+    value = weigh_pairs(count, y, nothing, ones, x, nothing, ones, np.zeros((N, N)), False, y, above, sums, True)
+    powers = np.exp2(y[0, :count])
+    assert value == pytest.approx(count * np.expm1(y[0, :count] * np.log(2)).sum(), rel=1e-15)
+    np.testing.assert_allclose(above[:count], count * powers, rtol=2e-15)
+    np.testing.assert_allclose(sums[0, :count], y[0, :count] @ powers, rtol=2e-15)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_pairs_out_of_range_are_held_within_it(symmetric: bool) -> None:
+    """Beside ordinary ones; what is not a number is not held, and comes through."""
+    exponents = np.array([1e200, -1e200, 1.5, -1200.0])
+    count, N = 4, padded(4)
+    y, x, zeta, gain = np.zeros((1, N)), np.zeros((1, N)), np.ones((1, N)), np.zeros((N, N))
+    y[0, :count], x[0, :count] = exponents, 1.0
+    ones, nothing = (np.arange(N) < count).astype(float), np.zeros(N)
+    gain[:count, :count] = np.tril(np.full((count, count), 0.5))
+    weights = gain[:count, :count] if symmetric else np.ones((count, count))
+
+    def found() -> tuple[float, np.ndarray, np.ndarray]:
+        above, sums = np.empty(N), np.empty((1, N))
+        value = weigh_pairs(count, y, nothing, ones, x, nothing, ones, gain, symmetric, zeta, above, sums, True)
+        return value, above[:count], sums[0, :count]
+
+    value, above, sums = found()
+    powers = np.exp2(np.clip(exponents, -1000, 1000))
+    assert value == pytest.approx(powers[0] * weights[0].sum())
+    np.testing.assert_allclose(above, powers * weights.sum(axis=1), rtol=1e-14)
+    np.testing.assert_allclose(sums, powers @ weights, rtol=1e-14)
+    y[0, 2] = np.nan
+    value, above, sums = found()
+    assert np.isnan(value)
+    np.testing.assert_array_equal(np.isnan(above), [False, False, True, False])
 
 
 def test_a_network_is_a_certain_process() -> None:

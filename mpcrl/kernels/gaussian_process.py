@@ -49,6 +49,9 @@ _WIDE = 128
 256 with AVX2."""
 _LEAST = -1022.0
 """2 to it is the least normal number."""
+FARTHEST = 1e5
+"""Length scales of a point from the centre, where distances are multiplied out: then powers err by 5e-6 at most, and
+none is far above 1."""
 POINTS = 4
 """Of a tile of `add_decays`, by the vectors of a group; measured best of 2 to 5 with AVX2."""
 
@@ -79,6 +82,12 @@ def forward(kind: str, width: int, real: Any) -> int:
     pointer = FLOATS if np.dtype(real) == np.float32 else DOUBLES
     arguments = (pointer, FLOATS, INTEGERS, types.int64, FLOATS, pointer, pointer, FLOATS, types.int64)
     return address_of(_module(kind, width, real).forward, *arguments)
+
+
+def multiplies_out(kind: str, real: Any) -> bool:
+    """Whether |v - x|^2 is multiplied out, which takes half the operations, and errs by rounding of |x|^2: too much in
+    float32, and beyond `FARTHEST`."""
+    return kind != "matern52" and np.dtype(real) == np.float64
 
 
 def table_of(outputs: int, count: int, width: int, waves: int, stride: int, spread: bool, real: Any) -> np.ndarray:
@@ -234,7 +243,7 @@ def _tiles(width: int, lanes: int, wide: int, kept: str) -> str:
 
 def _evaluate(kind: str, width: int, real: str) -> str:
     lanes, polynomial, size = width_of(real), kind == "se+polynomial", len(quadratic(width))
-    tiled = kind != "matern52" and real == "float64"
+    tiled = multiplies_out(kind, real)
     chunk = _TILE // lanes if tiled else max(1, _WIDE // (lanes * np.dtype(real).itemsize))
     wide = chunk * lanes
     prior = f" + ({_form(width, 'rest + 2')}) ** 2" if polynomial else ""
@@ -246,8 +255,6 @@ for c in range(used):
     for l in range({lanes}):
         k[((g + c) * n + i) * {lanes} + l] = square * values[row + c * {lanes} + l]{product}"""
 
-    # |u - x|^2 multiplied out takes half the operations, and errs by rounding of |u|^2: too much in float32. In float64
-    # powers err by 1e-3 where points and inputs are three million length scales from the centre, and by all beyond.
     if tiled:
         summed = partial(_tiles, width, lanes, wide)
         arrays = f"""near, norms = stack({width * wide}), stack({wide})

@@ -32,10 +32,9 @@ import numpy as np
 
 from mpcrl.core import vecmath
 from mpcrl.core.compile import inlined, kernel
-from mpcrl.kernels.pairs import weigh_pairs
+from mpcrl.kernels.pairs import MOST, weigh_pairs
 
 _LOG2_E = 1 / math.log(2)
-_MOST = 1000.0  # 2 to it is finite
 _exp = vecmath.lane_functions(np.float64)["exp"]
 
 
@@ -541,7 +540,7 @@ def network_moments(net, m, S, M, C, V):
                     for d in range(D):
                         delta += y[d, i] * x[d, j]
                     weight = net.weights[a, i] * q[a, i] * net.weights[b, j] * q[b, j]
-                    total += weight * math.expm1(min(delta, _MOST) / _LOG2_E)
+                    total += weight * math.expm1(min(delta, MOST) / _LOG2_E)
             C[a, b] = C[b, a] = total
     _with_line(net.slope, net.intercept, m, S, mean, coupling, M, C, V)
 

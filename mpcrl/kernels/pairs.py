@@ -36,8 +36,8 @@ ROWS, _LANES, _VECTORS = 3, TARGET.lanes // 2, 2
 """Of a tile: six chains of multiply-adds hide each other's delay of five cycles, and the polynomials of all need 13
 registers of 16."""
 _COLUMNS = _LANES * _VECTORS
-_MOST = 1000.0
-"""2 to it, and to its negative, is a normal number."""
+MOST = 1000.0
+"""Bound of exponents, which are held within it: 2 to it, and to its negative, is a normal number."""
 
 _VECTOR = ir.VectorType(F64, _LANES)
 
@@ -45,6 +45,13 @@ _VECTOR = ir.VectorType(F64, _LANES)
 def padded(count: int) -> int:
     """Numbers that arrays of `count` rows or columns have to hold, so that tiles may reach beyond their end."""
     return -(-(count + ROWS - 1) // _COLUMNS) * _COLUMNS
+
+
+def _within_bounds(b: Any, y: Any) -> Any:
+    """The exponents held within `MOST`; those that are not a number stay so."""
+    for op, bound in (("<", -MOST), (">", MOST)):
+        y = b.select(b.fcmp_ordered(op, y, like(y, bound)), like(y, bound), y)
+    return y
 
 
 def _strip(small: bool, gained: bool, summed: bool) -> Any:
@@ -81,18 +88,19 @@ def _strip(small: bool, gained: bool, summed: bool) -> Any:
                 exponents = accumulated(b, start, count, lambda d, r: row(y, d, r), lambda d, c: column(x, d, c, j))
                 if small:
                     less = small_powers_of_two(b, list(exponents.values()))
+                    powers = [(minus, like(minus, 1.0)) for minus in less]
                 else:
-                    powers = powers_of_two(b, list(exponents.values()))
+                    powers = powers_of_two(b, [_within_bounds(b, y) for y in exponents.values()])
                     less = [multiply_add(b, power, scale, like(power, -1.0)) for power, scale in powers]
                 weights, made = [column(columns, first, c, j) for c in places], {}
-                for (r, c), minus in zip(cells, less, strict=True):
+                for (r, c), minus, power in zip(cells, less, powers, strict=True):
                     weight = weights[c]
                     if gained:
                         gains = column(gain, b.add(i, ir.Constant(I64, r)), c, j)
                         weight = b.fmul(weight, gains)
                     b.store(multiply_add(b, weight, minus, b.load(over[r])), over[r])
                     if summed:
-                        e = b.fadd(minus, like(minus, 1.0))
+                        e = (b.fadd if small else b.fmul)(*power)
                         b.store(multiply_add(b, weight, e, b.load(full[r])), full[r])
                         made[r, c] = b.fmul(e, gains) if gained else e
                 if summed:
@@ -130,24 +138,6 @@ def _largest(numbers):
 
 
 @kernel
-def _weigh_far(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums):
-    """As `weigh_pairs`, one pair after the other, of exponents that may be out of range: held within `_MOST`."""
-    value = 0.0
-    for i in range(count):
-        for j in range(count):
-            exponent = u[i] + v[j]
-            for d in range(len(y)):
-                exponent += y[d, i] * x[d, j]
-            e = 2.0 ** min(max(exponent, -_MOST), _MOST)
-            weight = rows[i] * columns[j] * (gain[i, j] if symmetric else 1.0)
-            value += weight * (e - 1.0)
-            above[i] += weight * e
-            for d in range(len(sums)):
-                sums[d, j] += zeta[d, i] * weight * e
-    return value
-
-
-@kernel
 def weigh_pairs(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums, gradient):
     """sum_ij W_ij (1 - 1 / e_ij) with e_ij = 2^(u_i + v_j + sum_d y_di x_dj), W_ij = rows_i columns_j gain_ij e_ij.
 
@@ -156,8 +146,10 @@ def weigh_pairs(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, 
     count : int
         Rows, and columns, that there are; N is `padded(count)`.
     y, x : ndarray [W, N]
-        Padded with zeros, as `rows` and `columns` are.
-    u, rows, v, columns : ndarray [N]
+        Padded with zeros, as `rows` and `columns` are. Exponents are held within `MOST`.
+    u, v : ndarray [N]
+        Numbers beyond `count` must be finite.
+    rows, columns : ndarray [N]
     gain : ndarray [N, N]
         Counts as 1 unless `symmetric`, where it is 0 above the diagonal: the tiles there are left out.
     zeta : ndarray [D, N]
@@ -173,8 +165,6 @@ def weigh_pairs(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, 
     reach = _largest(u) + _largest(v)
     for d in range(len(y)):
         reach += _largest(y[d]) * _largest(x[d])
-    if not reach <= _MOST:
-        return _weigh_far(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, sums)
     factors = zeta * rows if gradient else zeta
     excess, whole = np.empty((ROWS, _LANES)), np.empty((ROWS, _LANES))
     value = 0.0

@@ -15,8 +15,8 @@ from numba.core import cgutils
 
 F32, F64, I16, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
-_VECTOR_REGISTER = {"x86_64": "x", "amd64": "x", "arm64": "w", "aarch64": "w"}.get(platform.machine().lower())
-"""What inline assembly calls one."""
+VECTOR_REGISTER = {"x86_64": "x", "amd64": "x", "arm64": "w", "aarch64": "w"}.get(platform.machine().lower())
+"""What inline assembly calls one; None where that is not known."""
 
 _ROUNDER = 1.5 * 2**52 + 1023  # leaves the exponent of 2^k in the low bits, k being the nearest integer
 _POWER = (  # 2^f, |f| <= 1/2; lowest power first: interpolation of (2^f - 1) / f at Chebyshev nodes
@@ -80,10 +80,10 @@ def held(b: Any, vectors: Sequence[Any]) -> list[Any]:
     LLVM, short of registers, finishes one chain of instructions after the other, each of which waits for the one
     before. An empty line of assembly that has to see all vectors keeps the chains side by side.
     """
-    if _VECTOR_REGISTER is None:
+    if VECTOR_REGISTER is None:
         return list(vectors)
     kinds = [v.type for v in vectors]
-    places = [f"={_VECTOR_REGISTER}"] * len(kinds) + [str(i) for i in range(len(kinds))]
+    places = [f"={VECTOR_REGISTER}"] * len(kinds) + [str(i) for i in range(len(kinds))]
     kind = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
     both = b.asm(kind, "", ",".join(places), list(vectors), True)
     return [b.extract_value(both, i) for i in range(len(kinds))]

@@ -190,7 +190,14 @@ def packed(
     add(_triangle(form, pairs))
     points = np.empty((members, outputs, count, 1 + width))
     points[..., 0] = coefficient * process.signal[:, None] ** 2
-    points[..., 1:] = (process.centers - center) * scale[:, None]
+    points[..., 1:] = away = (process.centers - center) * scale[:, None]
+    if kernels.multiplies_out(process.kernel, real):
+        farthest = float(np.linalg.norm(away, axis=-1).max(initial=0.0)) * (2 * np.log(2)) ** 0.5
+        if not farthest <= kernels.FARTHEST:
+            raise InvalidInput(
+                f"a process's inputs may lie {kernels.FARTHEST:g} length scales from their mean, these lie "
+                f"{farthest:.3g}: float64 cannot tell them apart; leave out outliers, or take longer length scales"
+            )
     add(points.reshape(members, outputs, -1))
     if draws is not None:
         waves = np.empty((*draws.phase.shape, 2 + width))
