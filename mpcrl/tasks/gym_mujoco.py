@@ -409,7 +409,7 @@ def legged_planning_cost(before: Any, u: Any, after: Any, t: int, p: LeggedParam
 class HopperParams(NamedTuple):
     """As `LeggedParams`, the foot's geom, and what else plans pay: `balance_weight` for each m by which the capture
     point misses the foot, `hurry_weight` for the square of what is faster than `cruise`; up to there they gain
-    `eagerness` times the reward."""
+    `eagerness` times the reward; and `drop_weight` for the square of what it drops faster than `soft_drop`, in m/s."""
 
     foot: int
     dt: float
@@ -429,19 +429,22 @@ class HopperParams(NamedTuple):
     lead_time: float = 0.1
     hurry_weight: float = 2.0
     eagerness: float = 2.0
+    soft_drop: float = 1.0
+    drop_weight: float = 2.0
 
 
 def hopper_planning_cost(before: Any, u: Any, after: Any, t: int, p: HopperParams) -> float:
     """As of all that walk in the plane, but with more for speed up to `cruise` and a price of what is beyond; and the
     distance of the capture point, where the mass will be in `lead_time`, from the foot: half of the time that a foot
     stays on the ground, so that it lands as far ahead of the mass as it will leave behind it (Raibert, Legged robots
-    that balance, 1986)."""
+    that balance, 1986). A drop costs before the ground is near: from a jump too high the leg gives way."""
     x = after.subtree_com[0, 0]
     speed = (x - before.subtree_com[0, 0]) / p.dt
     away = p.balance_weight * min(abs(x + p.lead_time * speed - after.geom_xpos[p.foot, 0]), 1.0)
     hurry = p.hurry_weight * max(0.0, speed - p.cruise) ** 2
     gain = (p.eagerness - 1.0) * p.forward_reward_weight * min(speed, p.cruise)
-    return legged_planning_cost(before, u, after, t, p) + away + hurry - gain
+    drop = p.drop_weight * max(0.0, -after.qvel[1] - p.soft_drop) ** 2
+    return legged_planning_cost(before, u, after, t, p) + away + hurry + drop - gain
 
 
 def hopper() -> MujocoTask:
