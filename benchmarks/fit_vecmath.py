@@ -1,4 +1,4 @@
-"""Prints the polynomial coefficients of mpcrl/core/vecmath.py and mpcrl/core/random.py (needs mpmath, 20 s).
+"""Prints polynomial coefficients of core/vecmath.py, core/random.py and kernels/vectors.py (needs mpmath, 20 s).
 
 Each is a minimax fit by Remez exchange: the largest error of the whole function relative to its value is as small as
 the degree allows. Fitted with 50 digits, then rounded to the type; the error printed is that of the rounded polynomial.
@@ -92,6 +92,10 @@ def main() -> None:
             sample = [low + (high - low) * i / 997 for i in range(998)]
             error = max(abs(weight(x) * (target(x) - mp.polyval(rounded[::-1], x))) for x in sample)
             print(f"{name} {dtype}, relative error {mp.nstr(error, 2)}:\n    {', '.join(map(repr, rounded))}")
+    for degree, halvings in ((2, 15), (3, 10), (4, 8), (5, 6), (6, 4), (7, 3), (8, 2)):
+        bound = mp.mpf(2) ** -halvings * mp.mpf("1.0001")
+        rounded = [float(c) for c in remez(exp2_tail, lambda f: 1 / exp2_tail(f), -bound, bound, degree)]
+        print(f"small powers within 2^-{halvings}, highest first:\n    {', '.join(map(repr, rounded[::-1]))}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from mpcrl.kernels import moments as mo
 from mpcrl.kernels.pairs import padded, weigh_pairs
+from mpcrl.kernels.vectors import SMALL_POWERS
 from mpcrl.learning.policy_search import processes_of
 from mpcrl.models.gaussian_process import GaussianProcess
 
@@ -207,9 +208,9 @@ def test_sums_over_pairs_beside_their_twin(count: int, size: float, symmetric: b
     np.testing.assert_allclose(sums, zeta @ wanted, rtol=0, atol=1e-12 * np.abs(wanted).sum())
 
 
-@pytest.mark.parametrize("reach", [0.24, 0.26, 0.5, 1.0])
-def test_sums_over_pairs_are_exact_on_both_sides_of_narrow(reach: float) -> None:
-    """Where narrow exponents end, and the short polynomial with them, no digit may be lost."""
+@pytest.mark.parametrize("reach", [share * bound for bound, _ in SMALL_POWERS for share in (0.99, 1.01)] + [0.5, 1.0])
+def test_sums_over_pairs_are_exact_on_both_sides_of_each_bound(reach: float) -> None:
+    """Where a polynomial ends, and a longer one or the search for whole powers begins, no digit may be lost."""
     count, N = 9, padded(9)
     y, x, above, sums = np.zeros((1, N)), np.zeros((1, N)), np.empty(N), np.empty((1, N))
     y[0, :count], x[0, :count] = reach * np.linspace(0.8, 1, count), 1.0

@@ -21,6 +21,7 @@ from mpcrl.kernels.vectors import (
     F64,
     I64,
     SMALL,
+    SMALL_POWERS,
     accumulated,
     at,
     like,
@@ -40,6 +41,8 @@ MOST = 1000.0
 """Bound of exponents, which are held within it: 2 to it, and to its negative, is a normal number."""
 
 _VECTOR = ir.VectorType(F64, _LANES)
+_BOUNDS = np.array([bound for bound, _ in SMALL_POWERS])
+_POLYNOMIALS = np.array([(0.0,) * (len(SMALL_POWERS[-1][1]) - len(c)) + c for _, c in SMALL_POWERS])
 
 
 def padded(count: int) -> int:
@@ -55,22 +58,23 @@ def _within_bounds(b: Any, y: Any) -> Any:
 
 
 def _strip(small: bool, gained: bool, summed: bool) -> Any:
-    """The intrinsic strip(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last): see `weigh_pairs`.
+    """The intrinsic strip(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last), for
+    `weigh_pairs`.
 
     Into `excess` and `whole` [ROWS, lanes] go, for rows from i on and over columns before `last`, parts of the sums of
     columns_j gain_ij times e_ij - 1 and e_ij; to `sums` [D, N] it adds, over these rows, factors_di gain_ij e_ij. With
-    `small`, exponents must be within `SMALL`.
+    `small`, all exponents must be within the bound of the `polynomial`, a row of `SMALL_POWERS`.
     """
     first, places, cells = ir.Constant(I64, 0), range(_VECTORS), [(r, c) for r in range(ROWS) for c in range(_VECTORS)]
 
     @intrinsic
-    def strip(typing, y, u, x, v, columns, gain, factors, excess, whole, sums, i, last):
+    def strip(typing, y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last):
         def generate(context, b, signature, arguments):
-            given = list(zip(signature.args, arguments))[:10]
+            given = list(zip(signature.args, arguments))[:11]
             arrays = [context.make_array(kind)(context, b, value) for kind, value in given]
-            y, u, x, v, columns, gain, factors, excess, whole, sums = (array.data for array in arrays)
-            i, last = arguments[10:]
-            size = cgutils.unpack_tuple(b, arrays[9].shape)[0]
+            y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial = (array.data for array in arrays)
+            i, last = arguments[11:]
+            size, terms = (cgutils.unpack_tuple(b, arrays[k].shape)[0] for k in (9, 10))
             count, span = cgutils.unpack_tuple(b, arrays[2].shape)  # a row of x is as long as those of all others
 
             def row(pointer: Any, d: Any, r: int) -> Any:
@@ -87,7 +91,7 @@ def _strip(small: bool, gained: bool, summed: bool) -> Any:
                 start = {(r, c): b.fadd(left[r], right[c]) for r, c in cells}
                 exponents = accumulated(b, start, count, lambda d, r: row(y, d, r), lambda d, c: column(x, d, c, j))
                 if small:
-                    less = small_powers_of_two(b, list(exponents.values()))
+                    less = small_powers_of_two(b, list(exponents.values()), polynomial, terms)
                     powers = [(minus, like(minus, 1.0)) for minus in less]
                 else:
                     powers = powers_of_two(b, [_within_bounds(b, y) for y in exponents.values()])
@@ -117,7 +121,7 @@ def _strip(small: bool, gained: bool, summed: bool) -> Any:
                 store(b, b.load(full[r]), at(b, whole, r * _LANES))
             return context.get_dummy_value()
 
-        return types.void(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last), generate
+        return types.void(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last), generate
 
     return strip
 
@@ -162,31 +166,39 @@ def weigh_pairs(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, 
     """
     above[:] = 0.0
     sums[:] = 0.0
-    reach = _largest(u) + _largest(v)
-    for d in range(len(y)):
-        reach += _largest(y[d]) * _largest(x[d])
+    farthest = np.empty(len(x))
+    for d in range(len(x)):
+        farthest[d] = _largest(x[d])
+    height = _largest(v)
     factors = zeta * rows if gradient else zeta
     excess, whole = np.empty((ROWS, _LANES)), np.empty((ROWS, _LANES))
     value = 0.0
     for i in range(0, count, ROWS):
         last = min(i + ROWS, count) if symmetric else count
+        reach = height + _largest(u[i : i + ROWS])
+        for d in range(len(y)):
+            reach += _largest(y[d, i : i + ROWS]) * farthest[d]
+        degree = 0
+        while degree < len(_BOUNDS) - 1 and reach > _BOUNDS[degree]:
+            degree += 1
+        polynomial = _POLYNOMIALS[degree, len(_BOUNDS) - 1 - degree :]
         if reach <= SMALL:
             if symmetric and gradient:
-                _small_gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+                _small_gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last)
             elif symmetric:
-                _small_gained(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+                _small_gained(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last)
             elif gradient:
-                _small_plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+                _small_plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last)
             else:
-                _small_plain(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+                _small_plain(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last)
         elif symmetric and gradient:
-            _gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+            _gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last)
         elif symmetric:
-            _gained(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+            _gained(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last)
         elif gradient:
-            _plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+            _plain_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last)
         else:
-            _plain(y, u, x, v, columns, gain, factors, excess, whole, sums, i, last)
+            _plain(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last)
         for r in range(ROWS):
             value += rows[i + r] * excess[r].sum()
             above[i + r] = rows[i + r] * whole[r].sum()

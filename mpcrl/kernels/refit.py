@@ -1,4 +1,4 @@
-"""Refit a distribution over decisions to the costs of its samples: the softmax of MPPI and its relatives."""
+"""Refit a distribution over decisions to the costs of its samples: the elites of CEM, the softmax of MPPI."""
 
 from __future__ import annotations
 
@@ -60,6 +60,86 @@ def screen(costs, out):
             out[n] = np.inf
             failed += 1
     return cheapest, failed
+
+
+@kernel
+def _cheapest(costs, kept_costs, order, values):
+    """Which of costs [N] and of kept costs [E], counted from N on, are the cheapest, in their order; see `elites_mean`.
+
+    Fills `order` [count] and `values` [count], as far as there are finite costs: returns how many. Of equal costs the
+    first ones are taken.
+    """
+    found = 0
+    for n in range(costs.size + kept_costs.size):
+        cost = costs[n] if n < costs.size else kept_costs[n - costs.size]
+        if not np.isfinite(cost):
+            continue
+        if found < order.size:
+            found += 1
+        elif cost >= values[found - 1]:
+            continue
+        place = found - 1
+        while place > 0 and values[place - 1] > cost:
+            order[place], values[place] = order[place - 1], values[place - 1]
+            place -= 1
+        order[place], values[place] = n, cost
+    return found
+
+
+@kernel
+def elites_mean(
+    costs, decisions, kept, kept_costs, momentum, smooth_variance, least_std, mean, std, elites, elite_costs
+):
+    """Cross-entropy update: mean and standard deviation of the cheapest samples, with momentum.
+
+    mean <- a mean + (1 - a) mean_elites, and the same for the standard deviation (iCEM: Pinneri et al.: Sample-
+    efficient cross-entropy method for real-time planning, CoRL 2020, alg. 1) or the variance (PETS: Chua et al., 2018).
+
+    Parameters
+    ----------
+    costs : ndarray [N] float64
+        Those that are not finite do not count; at least one is.
+    decisions : ndarray [B, K, nu, LANES]
+    kept : ndarray [E, K, nu] float64
+        Elites of before, which count where `kept_costs` [E] is finite.
+    momentum : float
+        a.
+    smooth_variance : bool
+    least_std : ndarray [nu] float64
+        Below it no standard deviation falls.
+    mean, std : ndarray [K, nu] float64
+        In: the old ones; out: the new ones.
+    elites : ndarray [count, K, nu] float64
+        Out: the cheapest, in their order; as many as there are.
+    elite_costs : ndarray [count] float64
+        Out: their costs.
+
+    Returns
+    -------
+    found : int
+        How many elites there are.
+    """
+    order = np.empty(elite_costs.size, np.int64)
+    found, samples = _cheapest(costs, kept_costs, order, elite_costs), costs.size
+    for e in range(found):
+        if order[e] < samples:
+            elites[e] = decisions[order[e] // LANES, :, :, order[e] % LANES]
+        else:
+            elites[e] = kept[order[e] - samples]
+    for k in range(mean.shape[0]):
+        for j in range(mean.shape[1]):
+            centre = _total(elites[:found, k, j]) / found
+            squares = 0.0
+            for e in range(found):
+                squares += (elites[e, k, j] - centre) ** 2
+            variance = squares / found
+            if smooth_variance:
+                width = np.sqrt((1 - momentum) * variance + momentum * std[k, j] ** 2)
+            else:
+                width = (1 - momentum) * np.sqrt(variance) + momentum * std[k, j]
+            mean[k, j] = (1 - momentum) * centre + momentum * mean[k, j]
+            std[k, j] = max(width, least_std[j])
+    return found
 
 
 @kernel

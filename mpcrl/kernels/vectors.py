@@ -24,11 +24,24 @@ _POWER = (  # 2^f, |f| <= 1/2; lowest power first: interpolation of (2^f - 1) / 
     0.00015403530424776529, 1.5252672924850737e-05, 1.3215451633221434e-06, 1.0205905413765595e-07,
     7.070977866508138e-09,
 )  # fmt: skip
-_SMALL_POWER = (  # (2^y - 1) / y, |y| <= SMALL, likewise
-    0.6931471805599453, 0.24022650695909692, 0.05550410866482134, 0.009618129108436247, 0.001333355814693741,
-    0.00015403525740840238, 1.5252730872538613e-05, 1.3225411145657792e-06, 1.0184339352791044e-07,
-)  # fmt: skip
-SMALL = 0.25
+# fmt: off
+SMALL_POWERS = (  # bound of |y|; polynomial (2^y - 1) / y, highest power first (benchmarks/fit_vecmath.py)
+    (2.0**-15, (0.05550410866482052, 0.2402265069658202, 0.6931471805599453)),
+    (2.0**-10, (0.009618129107632229, 0.05550410993666283, 0.2402265069591008, 0.6931471805599452)),
+    (2.0**-8, (0.00133335581465346, 0.009618132046203808, 0.055504108664824914, 0.2402265069590895,
+        0.6931471805599453)),
+    (2.0**-6, (0.00015403530393306186, 0.0013333614014650527, 0.009618129107731972, 0.05550410866430999,
+        0.2402265069591007, 0.6931471805599453)),
+    (2.0**-4, (1.5252734666385477e-05, 0.00015404433968457782, 0.0013333558173568918, 0.009618129089977797,
+        0.055504108664816275, 0.24022650695910933, 0.6931471805599453)),
+    (2.0**-3, (1.3215486793975243e-06, 1.5255915047079536e-05, 0.00015403530781060552, 0.0013333557835735533,
+        0.009618129107588089, 0.05550410866491867, 0.2402265069591008, 0.6931471805599453)),
+    (2.0**-2, (1.0178086129763871e-07, 1.3225409075572995e-06, 1.5252738689068146e-05, 0.00015403525743414465,
+        0.0013333558143884452, 0.009618129108435345, 0.05550410866482516, 0.24022650695909695, 0.6931471805599453)),
+)
+# fmt: on
+"""One degree more for each bound, of which no more are needed: the relative error is below 3e-16."""
+SMALL = SMALL_POWERS[-1][0]
 """Bound of what `small_powers_of_two` takes."""
 
 
@@ -151,9 +164,18 @@ def powers_of_two(b: Any, exponents: Sequence[Any]) -> list[tuple[Any, Any]]:
     return list(zip(_polynomials(b, _POWER, fractions), scales, strict=True))
 
 
-def small_powers_of_two(b: Any, exponents: Sequence[Any]) -> list[Any]:
-    """2^y - 1 of each vector y of exponents in float64, |y| <= `SMALL`, to 3e-16 of it: with half the instructions."""
-    return [b.fmul(y, p) for y, p in zip(exponents, _polynomials(b, _SMALL_POWER, exponents), strict=True)]
+def small_powers_of_two(b: Any, exponents: Sequence[Any], coefficients: Any, count: Any) -> list[Any]:
+    """2^y - 1 of each vector y of exponents in float64, to 4e-16 of it: without the search for whole powers.
+
+    `coefficients` points at the last `count` (i64) of a row of `SMALL_POWERS` that holds for all |y|.
+    """
+    first = spread(b, b.load(coefficients), exponents[0].type.count)
+    places = [cgutils.alloca_once_value(b, first) for _ in exponents]  # registers, once LLVM has seen them
+    with cgutils.for_range_slice(b, ir.Constant(I64, 1), count, ir.Constant(I64, 1), intp=I64) as (k, _):
+        following = spread(b, b.load(at(b, coefficients, k)), first.type.count)
+        for place, y in zip(places, exponents, strict=True):
+            b.store(multiply_add(b, b.load(place), y, following), place)
+    return [b.fmul(y, b.load(place)) for place, y in zip(places, exponents, strict=True)]
 
 
 def _polynomials(b: Any, coefficients: Sequence[float], arguments: Sequence[Any]) -> list[Any]:

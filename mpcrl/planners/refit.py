@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from mpcrl.core.checks import positive_integer, positive_number
 from mpcrl.core.errors import InvalidInput
 from mpcrl.kernels import refit as kernels
@@ -49,15 +47,6 @@ class Elites:
             raise InvalidInput(f"momentum must lie in [0, 1), got {self.momentum!r}")
         if self.least_width < 0 or self.stop_width < 0:
             raise InvalidInput(f"widths must not be negative, got {self.least_width!r} and {self.stop_width!r}")
-
-    def __call__(self, elites: np.ndarray, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """New mean and standard deviation [K, nu] of elites [E, K, nu]."""
-        a, centre = self.momentum, elites.mean(axis=0)
-        if self.smooth_variance:
-            width = np.sqrt((1 - a) * elites.var(axis=0) + a * std**2)
-        else:
-            width = (1 - a) * elites.std(axis=0) + a * std
-        return (1 - a) * centre + a * mean, width
 
 
 @dataclass(frozen=True, kw_only=True)

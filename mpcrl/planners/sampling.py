@@ -390,29 +390,29 @@ class Sampler:
         """Decisions [K, nu] of one sample, in float64."""
         return decisions[index // LANES, :, :, index % LANES].astype(np.float64)
 
-    @staticmethod
-    def _gather(decisions: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Decisions [E, K, nu] of the samples at `indices`, in float64."""
-        return decisions[indices // LANES, :, :, indices % LANES].astype(np.float64)
-
     def _refit_elites(
         self, refit: Elites, state: PlanState, info: IterationInfo, decisions: np.ndarray, costs: np.ndarray
     ) -> tuple[PlanState, IterationInfo]:
-        known = np.isfinite(state.elite_costs)
-        all_costs = np.concatenate([costs, state.elite_costs[known]])
-        usable = int(np.isfinite(all_costs).sum())
-        count = min(refit.count, usable, max(2, costs.size // 2))
-        order = np.argsort(all_costs, kind="stable")[:count]
-        new, old = order[order < costs.size], order[order >= costs.size] - costs.size
-        elites = np.empty((count, *state.mean.shape))
-        elites[order < costs.size] = self._gather(decisions, new)
-        elites[order >= costs.size] = state.elites[known][old]
-        mean, std = refit(elites, state.mean, state.std)
-        if refit.least_width:
-            std = np.maximum(std, refit.least_width * self._unit)
-        keep = max(1, int(count * self.planner.schedule.reuse)) if self.planner.schedule.reuse else 0
-        state = state._replace(mean=mean, std=std, elites=elites[:keep], elite_costs=all_costs[order][:keep])
-        return state, info._replace(effective_sample_size=float(count))
+        count = min(refit.count, max(2, costs.size // 2))
+        elites, elite_costs = np.empty((count, *state.mean.shape)), np.empty(count)
+        mean, std = state.mean.copy(), state.std.copy()
+        found = refit_kernels.elites_mean(
+            costs,
+            decisions,
+            state.elites,
+            state.elite_costs,
+            refit.momentum,
+            refit.smooth_variance,
+            refit.least_width * self._unit,
+            mean,
+            std,
+            elites,
+            elite_costs,
+        )
+        reuse = self.planner.schedule.reuse
+        keep = max(1, int(found * reuse)) if reuse else 0
+        state = state._replace(mean=mean, std=std, elites=elites[:keep], elite_costs=elite_costs[:keep])
+        return state, info._replace(effective_sample_size=float(found))
 
     def _refit_softmax(
         self, refit: Softmax, state: PlanState, info: IterationInfo, decisions: np.ndarray, costs: np.ndarray
