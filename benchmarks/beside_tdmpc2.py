@@ -1,8 +1,9 @@
-"""The presets of the dm_control tasks beside a trained agent, as a page: `python benchmarks/beside_tdmpc2.py DIR`.
+"""The presets of the dm_control tasks beside a trained agent, as a page: `python benchmarks/beside_tdmpc2.py DIR ...`.
 
-DIR is what `mpcrl compare --tasks dmc --seeds 3 --out DIR` made, or a part of it. Plan times on 2 threads of an idle
-machine are those of benchmarks/results/plan_time.csv, which `python benchmarks/plan_time.py` makes. Writes
-docs/dm_control.md and benchmarks/results/dm_control.csv.
+Each DIR is what `mpcrl compare --tasks dmc --seeds 3 --out DIR` made, or a part of it. Plan times on 2 threads of an
+idle machine are those of benchmarks/results/plan_time.csv, which `python benchmarks/plan_time.py` makes. Writes
+docs/dm_control.md and benchmarks/results/dm_control.csv; runs that stand there already stay, unless there are runs of
+their task's new preset.
 """
 
 from __future__ import annotations
@@ -57,8 +58,6 @@ REASONS = {
     "second diverge by a factor of a thousand. Horizons of 0.6 to 2.4 s, a terminal cost from the Riccati"
     " equation, and one to four controls per plan were tried. What would do it: feedback inside of the "
     "rollouts.",
-    "cheetah-run": "runs at full speed in the end (20 of 20), after 300 to 600 steps of a slower gait. More samples "
-    "(640), splines and 50 steps ahead do not shorten that.",
     "finger-spin": "174 of 200 steps with 480 samples, 161 with 240: now and then the finger loses touch, and a margin "
     "on the speed asked for only trades one loss for another.",
     "hopper-hop": "gets up, but does not hop (9 of 250): balance over the foot, which getting up needs, forbids to.",
@@ -170,8 +169,22 @@ def page(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def publish(name: str, text: str, runs: list[dict[str, str]]) -> None:
+def chosen_runs(name: str, description: str) -> dict[str, tuple[list[dict[str, str]], bool]]:
+    """By task the runs of one configuration and whether that is its preset: of benchmarks/results/`name`.csv, and of
+    the folders that the command names."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=pathlib.Path, nargs="*", help="results of mpcrl compare")
+    by_task: dict[str, dict[tuple[str, str], dict[str, str]]] = {}
+    before = read(RESULTS, f"{name}.csv") if (RESULTS / f"{name}.csv").exists() else []
+    for runs in (before, *(merged(folder) for folder in parser.parse_args().folders)):
+        for run in runs:
+            by_task.setdefault(run["task"], {})[run["hash"], run["seed"]] = run
+    return {task: of_one_preset(task, list(group.values())) for task, group in by_task.items()}
+
+
+def publish(name: str, text: str, chosen: dict[str, tuple[list[dict[str, str]], bool]]) -> None:
     """Write a page of docs/ and the runs behind it, and show the page."""
+    runs = [run for group, _ in chosen.values() for run in group]
     with atomic(ROOT / "docs" / f"{name}.md") as scratch:
         scratch.write_text(text)
     with atomic(RESULTS / f"{name}.csv") as scratch, scratch.open("w", newline="") as file:
@@ -182,17 +195,9 @@ def publish(name: str, text: str, runs: list[dict[str, str]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=pathlib.Path, help="results of mpcrl compare")
-    runs = merged(parser.parse_args().folder)
     settle_rendering("", False)
-    by_task: dict[str, list[dict[str, str]]] = {}
-    for run in runs:
-        by_task.setdefault(run["task"], []).append(run)
-    chosen = {name: of_one_preset(name, group) for name, group in by_task.items()}
-    runs = [run for group, _ in chosen.values() for run in group]
-    text = page([row_of(name, *found) for name, found in chosen.items()])
-    publish("dm_control", text, runs)
+    chosen = chosen_runs("dm_control", __doc__ or "")
+    publish("dm_control", page([row_of(task, *found) for task, found in chosen.items()]), chosen)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ benchmarks/results/gym_mujoco.csv; runs that stand there already stay, unless th
 
 from __future__ import annotations
 
-import argparse
 import math
-import pathlib
 from typing import Any
 
-from beside_tdmpc2 import RESULTS, SEEDS, merged, of_one_preset, publish, read, row_of
+from beside_tdmpc2 import SEEDS, chosen_runs, publish, row_of
 
 TARGETS = {
     "InvertedDoublePendulum-v5": 9300,
@@ -70,16 +68,8 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=pathlib.Path, nargs="*", help="results of mpcrl compare")
-    by_task: dict[str, dict[tuple[str, str], dict[str, str]]] = {}
-    before = read(RESULTS, "gym_mujoco.csv") if (RESULTS / "gym_mujoco.csv").exists() else []
-    for runs in (before, *(merged(folder) for folder in parser.parse_args().folders)):
-        for run in runs:
-            by_task.setdefault(run["task"], {})[run["hash"], run["seed"]] = run
-    chosen = {name: of_one_preset(name, list(group.values())) for name, group in by_task.items()}
-    runs = [run for group, _ in chosen.values() for run in group]
-    publish("gym_mujoco", page([row_of(name, *found) for name, found in chosen.items()]), runs)
+    chosen = chosen_runs("gym_mujoco", __doc__ or "")
+    publish("gym_mujoco", page([row_of(task, *found) for task, found in chosen.items()]), chosen)
 
 
 if __name__ == "__main__":

@@ -36,5 +36,6 @@ def run() -> MujocoTask:
             "iterations": 8,
             "decay": 1.0,
             "elites": 8,
+            "width": 0.8,
         },
     )

@@ -26,32 +26,49 @@ class HumanoidParams(NamedTuple):
     lead_time: float = 0.3
 
 
-def cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
-    """Head high, torso upright and small controls, times the speed asked for, or stillness."""
+def standing(u: Any, after: Any, p: HumanoidParams) -> float:
+    """1 with the head high, the torso upright and no control."""
     high = gaussian(below(after.xpos[p.head, 2], p.stand_height), p.stand_height / 4.0)
     upright = linear(below(after.xmat[p.torso, 8], 0.9), 1.9, 0.0)
-    vx, vy = after.sensordata[p.velocity], after.sensordata[p.velocity + 1]
+    return high * upright * small_control(u)
+
+
+def speed_over_ground(after: Any, p: HumanoidParams) -> float:
+    """Of the centre of mass, m/s."""
+    return math.sqrt(after.sensordata[p.velocity] ** 2 + after.sensordata[p.velocity + 1] ** 2)
+
+
+def speed_share(after: Any, p: HumanoidParams) -> float:
+    """1 from the speed asked for on, 0 when still."""
+    return linear(below(speed_over_ground(after, p), p.speed), p.speed, 0.0)
+
+
+def cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
+    """Head high, torso upright and small controls, times the speed asked for, or stillness."""
     if p.speed == 0.0:
+        vx, vy = after.sensordata[p.velocity], after.sensordata[p.velocity + 1]
         moving = (gaussian(vx, 2.0) + gaussian(vy, 2.0)) / 2.0
     else:
-        moving = (5.0 * linear(below(math.sqrt(vx * vx + vy * vy), p.speed), p.speed, 0.0) + 1.0) / 6.0
-    return -high * upright * small_control(u) * moving
+        moving = (5.0 * speed_share(after, p) + 1.0) / 6.0
+    return -standing(u, after, p) * moving
 
 
 def planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
     """The cost, the head's height and the torso's uprightness one by one, and the distance of the capture point (where
-    the mass will be in `lead_time`, by what it moves faster than asked for) from the middle of the feet."""
+    the mass will be in `lead_time`, by what it moves faster than asked for) from the middle of the feet.
+
+    Where a speed is asked for, standing still pays half as much as moving, not a sixth: else no plan gets up.
+    """
+    paid = cost(before, u, after, t, p) if p.speed == 0.0 else -standing(u, after, p) * (1.0 + speed_share(after, p))
     low = below(after.xpos[p.head, 2], p.stand_height) / p.stand_height
     lean = 1.0 - after.xmat[p.torso, 8]
-    vx, vy = after.sensordata[p.velocity], after.sensordata[p.velocity + 1]
-    speed = math.sqrt(vx * vx + vy * vy)
-    lead = p.lead_time * max(0.0, 1.0 - p.speed / max(speed, 1e-6))
+    lead = p.lead_time * max(0.0, 1.0 - p.speed / max(speed_over_ground(after, p), 1e-6))
     away = 0.0
     for axis in range(2):
         middle = (after.xpos[p.left_foot, axis] + after.xpos[p.right_foot, axis]) / 2.0
         away += (after.subtree_com[p.torso, axis] + lead * after.sensordata[p.velocity + axis] - middle) ** 2
     posture = p.height_weight * low + p.upright_weight * lean + p.balance_weight * min(math.sqrt(away), 1.0)
-    return cost(before, u, after, t, p) + posture
+    return paid + posture
 
 
 def _task(name: str, speed: float, **preset: Any) -> MujocoTask:
