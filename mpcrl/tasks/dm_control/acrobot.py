@@ -60,7 +60,7 @@ def _params(model: Any, env: Any) -> AcrobotParams:
     )
 
 
-_PRESET = {"planner": "icem", "budget": 300, "horizon": 200, "iterations": 6, "knots": 10, "beta": 0.0}
+_PRESET = {"planner": "icem", "controls_per_plan": 4, "budget": 300, "horizon": 200, "iterations": 6}
 
 
 def swingup() -> MujocoTask:
