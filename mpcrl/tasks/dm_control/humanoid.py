@@ -26,11 +26,15 @@ class HumanoidParams(NamedTuple):
     lead_time: float = 0.3
 
 
+def head_high(after: Any, p: HumanoidParams) -> float:
+    """1 from the height when standing on, 0.1 a quarter below."""
+    return gaussian(below(after.xpos[p.head, 2], p.stand_height), p.stand_height / 4.0)
+
+
 def standing(u: Any, after: Any, p: HumanoidParams) -> float:
     """1 with the head high, the torso upright and no control."""
-    high = gaussian(below(after.xpos[p.head, 2], p.stand_height), p.stand_height / 4.0)
     upright = linear(below(after.xmat[p.torso, 8], 0.9), 1.9, 0.0)
-    return high * upright * small_control(u)
+    return head_high(after, p) * upright * small_control(u)
 
 
 def speed_over_ground(after: Any, p: HumanoidParams) -> float:
@@ -57,12 +61,13 @@ def planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) ->
     """The cost, the head's height and the torso's uprightness one by one, and the distance of the capture point (where
     the mass will be in `lead_time`, by what it moves faster than asked for) from the middle of the feet.
 
-    Where a speed is asked for, standing still pays half as much as moving, not a sixth: else no plan gets up.
+    Who is asked for a speed has to get up first: standing still pays half as much as moving, not a sixth, and while the
+    head is low the capture point counts as if stillness were asked for.
     """
     paid = cost(before, u, after, t, p) if p.speed == 0.0 else -standing(u, after, p) * (1.0 + speed_share(after, p))
     low = below(after.xpos[p.head, 2], p.stand_height) / p.stand_height
     lean = 1.0 - after.xmat[p.torso, 8]
-    lead = p.lead_time * max(0.0, 1.0 - p.speed / max(speed_over_ground(after, p), 1e-6))
+    lead = p.lead_time * (1.0 - head_high(after, p) * min(1.0, p.speed / max(speed_over_ground(after, p), 1e-6)))
     away = 0.0
     for axis in range(2):
         middle = (after.xpos[p.left_foot, axis] + after.xpos[p.right_foot, axis]) / 2.0
