@@ -89,16 +89,65 @@ class Waves(NamedTuple):
 
 # ---- small matrices ----------------------------------------------------------------------------------------------
 @kernel
+def _rotated(C, trace):
+    """Make a symmetric matrix diagonal by Jacobi's rotations: its eigenvalues; returns its eigenvectors, in columns.
+
+    `trace`, of absolute values, says what is nothing beside the rest.
+    """
+    n = len(C)
+    U = np.eye(n)
+    for _ in range(30):
+        off = 0.0
+        for p in range(n):
+            for q in range(p + 1, n):
+                off += C[p, q] ** 2
+                if abs(C[p, q]) <= 1e-18 * trace:
+                    continue
+                theta = 0.5 * (C[q, q] - C[p, p]) / C[p, q]
+                t = math.copysign(1.0, theta) / (abs(theta) + math.sqrt(theta * theta + 1.0))
+                c = 1.0 / math.sqrt(t * t + 1.0)
+                s = t * c
+                for k in range(n):
+                    C[k, p], C[k, q] = c * C[k, p] - s * C[k, q], s * C[k, p] + c * C[k, q]
+                for k in range(n):
+                    C[p, k], C[q, k] = c * C[p, k] - s * C[q, k], s * C[p, k] + c * C[q, k]
+                    U[k, p], U[k, q] = c * U[k, p] - s * U[k, q], s * U[k, p] + c * U[k, q]
+        if off <= 1e-34 * trace * trace:
+            break
+    return U
+
+
+@kernel
+def _shrunk(S, root, inverse):
+    """log |1 + R| of R = diag(root) S diag(root), whose negative eigenvalues count as 0; into `inverse` (1 + R)^-1."""
+    D, trace, log = len(root), 0.0, 0.0
+    R = np.empty((D, D))
+    for i in range(D):
+        for j in range(D):
+            R[i, j] = root[i] * 0.5 * (S[i, j] + S[j, i]) * root[j]
+        trace += abs(R[i, i])
+    U = _rotated(R, trace)
+    inverse[:] = 0.0
+    for k in range(D):
+        value = 1.0 + max(R[k, k], 0.0)
+        log += math.log(value)
+        for i in range(D):
+            for j in range(D):
+                inverse[i, j] += U[i, k] / value * U[j, k]
+    return log
+
+
+@kernel
 def _whitened(S, precision, T, P):
     """log |1 + S A| of A = diag(precision); into T (S^-1 + A)^-1, into P (S + A^-1)^-1, also where S is singular.
 
     Both follow from B = 1 + A^1/2 S A^1/2, whose inverse is made as L^-1' L^-1: positive definite and at most 1,
-    however large or singular S is.
+    however large or singular S is. Where S is so large that rounding alone makes it negative by more than this 1, so
+    that L is nothing that could be inverted, by its eigenvalues.
     """
-    D = len(precision)
+    D, log, whole = len(precision), 0.0, True
     root = np.sqrt(precision)
-    L, W = np.empty((D, D)), np.zeros((D, D))
-    log = 0.0
+    L, W, inverse = np.empty((D, D)), np.zeros((D, D)), np.zeros((D, D))
     for i in range(D):
         for j in range(i + 1):
             total = root[i] * 0.5 * (S[i, j] + S[j, i]) * root[j] + (i == j)
@@ -106,6 +155,7 @@ def _whitened(S, precision, T, P):
                 total -= L[i, k] * L[j, k]
             if i == j:
                 # All pivots of 1 + (positive semidefinite) are at least 1, whatever rounding makes of them.
+                whole = whole and total > 1.0 - 1e-6
                 L[i, i] = np.sqrt(max(total, 1.0))
                 log += 2.0 * math.log(L[i, i])
             else:
@@ -115,13 +165,17 @@ def _whitened(S, precision, T, P):
             for k in range(j, i):
                 total -= L[i, k] * W[k, j]
             W[i, j] = total / L[i, i]
+    if whole:
+        for i in range(D):
+            for j in range(i + 1):
+                for k in range(i, D):
+                    inverse[i, j] += W[k, i] * W[k, j]
+    else:
+        log = _shrunk(S, root, inverse)
     for i in range(D):
         for j in range(i + 1):
-            inverse = 0.0
-            for k in range(i, D):
-                inverse += W[k, i] * W[k, j]
-            P[i, j] = P[j, i] = root[i] * inverse * root[j]
-            T[i, j] = T[j, i] = ((i == j) - inverse) / (root[i] * root[j])
+            P[i, j] = P[j, i] = root[i] * inverse[i, j] * root[j]
+            T[i, j] = T[j, i] = ((i == j) - inverse[i, j]) / (root[i] * root[j])
     return log
 
 
@@ -153,25 +207,7 @@ def _settled(C):
                 L[i, j] = total / L[j, j]
     if whole:
         return
-    U = np.eye(n)
-    for _ in range(30):
-        off = 0.0
-        for p in range(n):
-            for q in range(p + 1, n):
-                off += C[p, q] ** 2
-                if abs(C[p, q]) <= 1e-18 * trace:
-                    continue
-                theta = 0.5 * (C[q, q] - C[p, p]) / C[p, q]
-                t = math.copysign(1.0, theta) / (abs(theta) + math.sqrt(theta * theta + 1.0))
-                c = 1.0 / math.sqrt(t * t + 1.0)
-                s = t * c
-                for k in range(n):
-                    C[k, p], C[k, q] = c * C[k, p] - s * C[k, q], s * C[k, p] + c * C[k, q]
-                for k in range(n):
-                    C[p, k], C[q, k] = c * C[p, k] - s * C[q, k], s * C[p, k] + c * C[q, k]
-                    U[k, p], U[k, q] = c * U[k, p] - s * U[k, q], s * U[k, p] + c * U[k, q]
-        if off <= 1e-34 * trace * trace:
-            break
+    U = _rotated(C, trace)
     values = np.empty(n)
     for i in range(n):
         values[i] = max(C[i, i], 0.0)
