@@ -222,6 +222,22 @@ def test_sums_over_pairs_are_exact_on_both_sides_of_each_bound(reach: float) -> 
     np.testing.assert_allclose(sums[0, :count], y[0, :count] @ powers, rtol=2e-15)
 
 
+@pytest.mark.parametrize("size", [share * bound for bound, _ in SMALL_POWERS for share in (0.6, 1.3)])
+@pytest.mark.parametrize("place", ["u", "v", "y"])
+def test_the_longest_exponent_may_come_from_one_place_only(place: str, size: float) -> None:
+    """One row's, one column's or one product's number decides which polynomial all of its tiles take."""
+    count, N = 9, padded(9)
+    ones, nothing = (np.arange(N) < count).astype(float), np.zeros((N, N))
+    for at in (0, 1, 2, 4, 8):
+        for signed in (-size, size):
+            y, x, u, v = np.zeros((2, N)), np.zeros((2, N)), np.zeros(N), np.zeros(N)
+            {"u": u, "v": v, "y": y[1]}[place][at] = signed
+            x[1, :count] = 1.0
+            above, sums = np.empty(N), np.empty((1, N))
+            value = weigh_pairs(count, y, u, ones, x, v, ones, nothing, False, ones[None], above, sums, True)
+            assert value == pytest.approx(count * np.expm1(signed * np.log(2)), rel=1e-15)
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_pairs_out_of_range_are_held_within_it(symmetric: bool) -> None:
     """Beside ordinary ones; what is not a number is not held, and comes through."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mpcrl.core.candidates import Candidates
 from mpcrl.core.errors import InvalidInput, UnknownName
+from mpcrl.core.random import LANES
 from mpcrl.core.threads import ThreadBudget
 from mpcrl.kernels import refit as kernels
 from mpcrl.planners import presets
@@ -193,6 +194,51 @@ def test_icem_update_equals_a_naive_reference():
         assert np.array_equal(solver.controls(state), elites[0])
         state, carried = solver.end(state), elites
     assert sum(map(len, model.calls)) == 97 + 100
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_elites_are_refitted_as_by_their_slow_twin(dtype: type) -> None:
+    """Ties, failed samples, kept elites without a cost, fewer samples than elites: as NumPy's stable sort has it."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        (steps, nu), kept_count = rng.integers(1, 5, 2), int(rng.integers(0, 6))
+        samples = int(rng.choice([1, 2, 5, 8, 16, 17, 33, 100]))
+        count, momentum, of_variance = int(rng.integers(1, 14)), float(rng.choice([0, 0.1, 0.7])), bool(rng.integers(2))
+        decisions = rng.normal(size=(-(-samples // LANES), steps, nu, LANES)).astype(dtype)
+        costs = rng.integers(0, rng.choice([2, 5, 1000]), samples).astype(float)
+        costs[rng.random(samples) < rng.choice([0, 0.3, 0.95])] = np.inf
+        costs[rng.integers(samples)] = 1.0  # one at least is finite
+        kept, kept_costs = rng.normal(size=(kept_count, steps, nu)), rng.integers(0, 5, kept_count).astype(float)
+        kept_costs[rng.random(kept_count) < 0.4] = np.nan
+        least, mean, std = rng.choice([0.0, 0.5], nu), rng.normal(size=(steps, nu)), rng.uniform(0.1, 1, (steps, nu))
+        pool = np.concatenate([decisions.transpose(0, 3, 1, 2).reshape(-1, steps, nu)[:samples], kept])
+        pool_costs = np.concatenate([costs, kept_costs])
+        order = [n for n in np.argsort(pool_costs, kind="stable") if np.isfinite(pool_costs[n])][:count]
+        variance, old = pool[order].var(axis=0), momentum * (std**2 if of_variance else std)
+        wanted = (1 - momentum) * (variance if of_variance else np.sqrt(variance)) + old
+        new_mean, new_std = mean.copy(), std.copy()
+        elites, elite_costs = np.full((count, steps, nu), np.nan), np.full(count, np.nan)
+        found = kernels.refit_elites(
+            costs, decisions, kept, kept_costs, momentum, of_variance, least, new_mean, new_std, elites, elite_costs
+        )
+        assert found == len(order)
+        assert np.array_equal(elites[:found], pool[order])
+        assert np.array_equal(elite_costs[:found], pool_costs[order])
+        middle = (1 - momentum) * pool[order].mean(axis=0, dtype=np.float64) + momentum * mean
+        np.testing.assert_allclose(new_mean, middle, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(new_std, np.maximum(np.sqrt(wanted) if of_variance else wanted, least), atol=1e-13)
+
+
+def test_kept_elites_lie_in_memory_as_new_ones_do():
+    """Whatever time has passed: else kernels would be compiled again, in the middle of real time."""
+    solver, model = presets.icem(budget=100, horizon=9, elites=10).bind(space()), Quadratic(TARGET)
+    state = solver.init()
+    for number, elapsed in enumerate((0.0, 1.0, 0.5, 2.0)):
+        state = solver.start(state, elapsed, solver.space.middle)
+        assert state.elites.flags.c_contiguous and state.mean.flags.c_contiguous
+        state, _ = solver.iterate(state, Problem(model, np.zeros(1), 0, None, ThreadBudget(1), 5, number))
+        assert len(state.elites) == 3
+        state = solver.end(state)
 
 
 def test_icem_spends_a_budget_of_100_as_published():

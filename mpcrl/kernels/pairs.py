@@ -42,7 +42,8 @@ MOST = 1000.0
 
 _VECTOR = ir.VectorType(F64, _LANES)
 _BOUNDS = np.array([bound for bound, _ in SMALL_POWERS])
-_POLYNOMIALS = np.array([(0.0,) * (len(SMALL_POWERS[-1][1]) - len(c)) + c for _, c in SMALL_POWERS])
+_POLYNOMIALS = np.array([(0.0,) * (len(SMALL_POWERS) - 1 - k) + c for k, (_, c) in enumerate(SMALL_POWERS)])
+"""Row k: zeros, and from column len(_BOUNDS) - 1 - k on the k-th polynomial of `SMALL_POWERS`."""
 
 
 def padded(count: int) -> int:
@@ -178,10 +179,10 @@ def weigh_pairs(count, y, u, rows, x, v, columns, gain, symmetric, zeta, above, 
         reach = height + _largest(u[i : i + ROWS])
         for d in range(len(y)):
             reach += _largest(y[d, i : i + ROWS]) * farthest[d]
-        degree = 0
-        while degree < len(_BOUNDS) - 1 and reach > _BOUNDS[degree]:
-            degree += 1
-        polynomial = _POLYNOMIALS[degree, len(_BOUNDS) - 1 - degree :]
+        k = 0  # the shortest polynomial that holds for all exponents of these rows
+        while k < len(_BOUNDS) - 1 and reach > _BOUNDS[k]:
+            k += 1
+        polynomial = _POLYNOMIALS[k, len(_BOUNDS) - 1 - k :]
         if reach <= SMALL:
             if symmetric and gradient:
                 _small_gained_summed(y, u, x, v, columns, gain, factors, excess, whole, sums, polynomial, i, last)

@@ -64,7 +64,7 @@ def screen(costs, out):
 
 @kernel
 def _cheapest(costs, kept_costs, order, values):
-    """Which of costs [N] and of kept costs [E], counted from N on, are the cheapest, in their order; see `elites_mean`.
+    """Which of costs [N] and kept costs [E], counted from N on, are the cheapest, in their order; see `refit_elites`.
 
     Fills `order` [count] and `values` [count], as far as there are finite costs: returns how many. Of equal costs the
     first ones are taken.
@@ -87,7 +87,7 @@ def _cheapest(costs, kept_costs, order, values):
 
 
 @kernel
-def elites_mean(
+def refit_elites(
     costs, decisions, kept, kept_costs, momentum, smooth_variance, least_std, mean, std, elites, elite_costs
 ):
     """Cross-entropy update: mean and standard deviation of the cheapest samples, with momentum.
@@ -110,7 +110,7 @@ def elites_mean(
     mean, std : ndarray [K, nu] float64
         In: the old ones; out: the new ones.
     elites : ndarray [count, K, nu] float64
-        Out: the cheapest, in their order; as many as there are.
+        Out: the cheapest, in their order; what is beyond those found stays as it was, so in the next.
     elite_costs : ndarray [count] float64
         Out: their costs.
 
@@ -138,7 +138,7 @@ def elites_mean(
             else:
                 width = (1 - momentum) * np.sqrt(variance) + momentum * std[k, j]
             mean[k, j] = (1 - momentum) * centre + momentum * mean[k, j]
-            std[k, j] = max(width, least_std[j])
+            std[k, j] = least_std[j] if width < least_std[j] else width  # NaN stays
     return found
 
 

@@ -339,7 +339,7 @@ class Sampler:
             held = ((weights == 1).sum(axis=1) == 1) & ((weights != 0).sum(axis=1) == 1)
             self._moves[elapsed] = weights.argmax(axis=1) if held.all() else weights
         move = self._moves[elapsed]
-        moved = decisions[:, move] if move.ndim == 1 else move @ decisions
+        moved = decisions.take(move, axis=1) if move.ndim == 1 else move @ decisions
         if beyond is not None:
             moved[:, later > last + 1e-9] = beyond
         return moved
@@ -396,7 +396,7 @@ class Sampler:
         count = min(refit.count, max(2, costs.size // 2))
         elites, elite_costs = np.empty((count, *state.mean.shape)), np.empty(count)
         mean, std = state.mean.copy(), state.std.copy()
-        found = refit_kernels.elites_mean(
+        found = refit_kernels.refit_elites(
             costs,
             decisions,
             state.elites,
