@@ -204,7 +204,7 @@ def test_elites_are_refitted_as_by_their_slow_twin(dtype: type) -> None:
         (steps, nu), kept_count = rng.integers(1, 5, 2), int(rng.integers(0, 6))
         samples = int(rng.choice([1, 2, 5, 8, 16, 17, 33, 100]))
         count, momentum, of_variance = int(rng.integers(1, 14)), float(rng.choice([0, 0.1, 0.7])), bool(rng.integers(2))
-        decisions = rng.normal(size=(-(-samples // LANES), steps, nu, LANES)).astype(dtype)
+        decisions: np.ndarray = rng.normal(size=(-(-samples // LANES), steps, nu, LANES)).astype(dtype)
         costs = rng.integers(0, rng.choice([2, 5, 1000]), samples).astype(float)
         costs[rng.random(samples) < rng.choice([0, 0.3, 0.95])] = np.inf
         costs[rng.integers(samples)] = 1.0  # one at least is finite
