@@ -55,6 +55,8 @@ def process(out: Path, arguments: str = SWEEP, workers: int = 2) -> subprocess.P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # whoever runs these tests in the background may have them ignore it, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
