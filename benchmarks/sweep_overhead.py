@@ -16,7 +16,7 @@ import time
 
 BAR = 1.15
 SECONDS = 0.2
-TASK, PLANNER, BUDGET, STEPS = "pendulum-swingup", "icem", 64, 100
+TASK, PLANNER, BUDGET, STEPS = "pendulum-swingup", "icem", 768, 100
 
 
 def sweep(folder: pathlib.Path, runs: int, workers: int, steps: int) -> tuple[float, list[float]]:
