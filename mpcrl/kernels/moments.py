@@ -118,64 +118,64 @@ def _rotated(C, trace):
 
 
 @kernel
-def _shrunk(S, root, inverse):
-    """log |1 + R| of R = diag(root) S diag(root), whose negative eigenvalues count as 0; into `inverse` (1 + R)^-1."""
-    D, trace, log = len(root), 0.0, 0.0
-    R = np.empty((D, D))
-    for i in range(D):
-        for j in range(D):
-            R[i, j] = root[i] * 0.5 * (S[i, j] + S[j, i]) * root[j]
-        trace += abs(R[i, i])
-    U = _rotated(R, trace)
-    inverse[:] = 0.0
+def _root(S):
+    """F [D, D] of F F' = S, by Cholesky's method with pivots: what is negative in S, or nothing beside it, is rounding.
+
+    A covariance far beyond the length scales is negative by more than 1 of their squares by rounding alone. All outputs
+    of a process need one S that is not, or their moments contradict each other; as F it stays so.
+    """
+    D = len(S)
+    F, rest = np.zeros((D, D)), 0.5 * (S + S.T)
     for k in range(D):
-        value = 1.0 + max(R[k, k], 0.0)
-        log += math.log(value)
-        for i in range(D):
-            for j in range(D):
-                inverse[i, j] += U[i, k] / value * U[j, k]
-    return log
+        pivot, most = -1, 1e-15
+        for d in range(D):
+            if rest[d, d] > most * S[d, d]:
+                pivot, most = d, rest[d, d] / S[d, d]
+        if pivot < 0:
+            break
+        scale = 1.0 / np.sqrt(rest[pivot, pivot])
+        for d in range(D):
+            F[d, k] = scale * rest[d, pivot]
+        for d in range(D):
+            for e in range(D):
+                rest[d, e] -= F[d, k] * F[e, k]
+        rest[pivot] = rest[:, pivot] = 0.0
+    return F
 
 
 @kernel
-def _whitened(S, precision, T, P):
-    """log |1 + S A| of A = diag(precision); into T (S^-1 + A)^-1, into P (S + A^-1)^-1, also where S is singular.
+def _whitened(F, precision, T, P):
+    """log |1 + S A| of S = F F' and A = diag(precision); into T (S^-1 + A)^-1, into P (S + A^-1)^-1.
 
     Both follow from B = 1 + A^1/2 S A^1/2, whose inverse is made as L^-1' L^-1: positive definite and at most 1,
-    however large or singular S is. Where S is so large that rounding alone makes it negative by more than this 1, so
-    that L is nothing that could be inverted, by its eigenvalues.
+    however large or singular S is. L begins as 1 and takes in one column of F after the other by rotations (Golub and
+    Van Loan 2013, section 6.5.4), so that nothing is subtracted from a pivot and none falls below 1.
     """
-    D, log, whole = len(precision), 0.0, True
+    D, log = len(precision), 0.0
     root = np.sqrt(precision)
-    L, W, inverse = np.empty((D, D)), np.zeros((D, D)), np.zeros((D, D))
+    L, W, column = np.eye(D), np.zeros((D, D)), np.empty(D)
+    for k in range(D):
+        for d in range(D):
+            column[d] = root[d] * F[d, k]
+        for j in range(D):
+            pivot = np.hypot(L[j, j], column[j])
+            c, s = L[j, j] / pivot, column[j] / pivot
+            for i in range(j, D):
+                L[i, j], column[i] = c * L[i, j] + s * column[i], c * column[i] - s * L[i, j]
     for i in range(D):
-        for j in range(i + 1):
-            total = root[i] * 0.5 * (S[i, j] + S[j, i]) * root[j] + (i == j)
-            for k in range(j):
-                total -= L[i, k] * L[j, k]
-            if i == j:
-                # All pivots of 1 + (positive semidefinite) are at least 1, whatever rounding makes of them.
-                whole = whole and total > 1.0 - 1e-6
-                L[i, i] = np.sqrt(max(total, 1.0))
-                log += 2.0 * math.log(L[i, i])
-            else:
-                L[i, j] = total / L[j, j]
+        log += 2.0 * math.log(L[i, i])
         for j in range(i + 1):
             total = 1.0 * (i == j)
             for k in range(j, i):
                 total -= L[i, k] * W[k, j]
             W[i, j] = total / L[i, i]
-    if whole:
-        for i in range(D):
-            for j in range(i + 1):
-                for k in range(i, D):
-                    inverse[i, j] += W[k, i] * W[k, j]
-    else:
-        log = _shrunk(S, root, inverse)
     for i in range(D):
         for j in range(i + 1):
-            P[i, j] = P[j, i] = root[i] * inverse[i, j] * root[j]
-            T[i, j] = T[j, i] = ((i == j) - inverse[i, j]) / (root[i] * root[j])
+            inverse = 0.0
+            for k in range(i, D):
+                inverse += W[k, i] * W[k, j]
+            P[i, j] = P[j, i] = root[i] * inverse * root[j]
+            T[i, j] = T[j, i] = ((i == j) - inverse) / (root[i] * root[j])
     return log
 
 
@@ -285,9 +285,9 @@ def _apart(points, m, zeta):
 
 
 @kernel
-def _activations(zeta, precision, S, scale, T, P, image, q):
+def _activations(zeta, precision, F, scale, T, P, image, q):
     """q [n] of one output from zeta [D, N], with T and P [D, D] and P zeta [D, N]; log |1 + S A|."""
-    log = _whitened(S, precision, T, P)
+    log = _whitened(F, precision, T, P)
     ones = np.ones(len(precision))
     _combined(P, ones, zeta, image)
     _half_form(ones, image, zeta, q)
@@ -394,11 +394,11 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
     padded = gp.gain.shape[1]
     q, logs = np.zeros((E, padded)), np.empty(E)
     T, P, images = np.empty((D, D)), np.empty((D, D)), np.empty((E, D, padded))
-    y, x, zeta = np.empty((D, padded)), np.empty((D, padded)), np.zeros((D + 1, padded))
+    y, x, zeta, F = np.empty((D, padded)), np.empty((D, padded)), np.zeros((D + 1, padded)), _root(S)
     _apart(gp.inputs, m, zeta)
     zeta[D, :n] = 1.0
     for a in range(E):
-        logs[a] = _activations(zeta[:D], gp.precision[a], S, gp.variance[a], T, P, y, q[a, :n])
+        logs[a] = _activations(zeta[:D], gp.precision[a], F, gp.variance[a], T, P, y, q[a, :n])
         _combined(T, gp.precision[a], zeta[:D], images[a])
         total, h = 0.0, np.zeros(D)
         for i in range(n):
@@ -418,7 +418,7 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
         for b in range(a, E):
             for d in range(D):
                 both[d] = gp.precision[a, d] + gp.precision[b, d]
-            constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
+            constant = 0.5 * (logs[a] + logs[b] - _whitened(F, both, Tab, P))
             _cross(zeta, gp.precision[a], gp.precision[b], images[a], images[b], Tab, a == b, constant, y, u, x, v)
             for i in range(n):
                 rows[i] = q[a, i] * (1.0 if a == b else gp.beta[a, i])
@@ -480,13 +480,13 @@ def _line_adjoint(slope, m, S, mean, coupling, dM, dC, dV, dm, dS, inner_M, inne
 
 
 @kernel
-def _mean_adjoint(inputs, precision, m, S, scale, weights, dM, dV, dm, dS, d_inputs, d_weights, d_precision, own):
+def _mean_adjoint(inputs, precision, m, F, scale, weights, dM, dV, dm, dS, d_inputs, d_weights, d_precision, own):
     """Adjoint of mean and coupling of one output; with `own`, also with respect to its numbers."""
     n, D = inputs.shape
     T, P, q = np.empty((D, D)), np.empty((D, D)), np.empty(n)
     zeta, images = np.empty((D, n)), np.empty((D, n))
     _apart(inputs, m, zeta)
-    _activations(zeta, precision, S, scale, T, P, images, q)
+    _activations(zeta, precision, F, scale, T, P, images, q)
     direction = np.zeros(D)  # P dV
     for d in range(D):
         for e in range(D):
@@ -525,7 +525,7 @@ def process_adjoint(gp, m, S, tape, dM, dC, dV, dm, dS):
     """Add to dm [D] and dS [D, D] a scalar's derivatives, from those with respect to M [E], C [E, E] and V [D, E]."""
     E, D = gp.slope.shape
     inner_M, inner_V = np.empty(E), np.empty((E, D))
-    none_1, none_2, none_3 = np.zeros(E), np.zeros((E, D)), np.zeros((0, D))
+    none_1, none_2, none_3, F = np.zeros(E), np.zeros((E, D)), np.zeros((0, D)), _root(S)
     _line_adjoint(gp.slope, m, S, tape.mean, tape.coupling, dM, dC, dV, dm, dS, inner_M, inner_V, none_2, none_1)
     for a in range(E):
         for b in range(E):
@@ -538,7 +538,7 @@ def process_adjoint(gp, m, S, tape, dM, dC, dV, dm, dS):
                         dS[d, e] += weight * tape.pair_S[a, b, d, e]
     for a in range(E):
         _mean_adjoint(
-            gp.inputs, gp.precision[a], m, S, gp.variance[a], gp.beta[a], inner_M[a], inner_V[a], dm, dS,
+            gp.inputs, gp.precision[a], m, F, gp.variance[a], gp.beta[a], inner_M[a], inner_V[a], dm, dS,
             none_3, none_1, none_1, False,
         )  # fmt: skip
 
@@ -551,10 +551,10 @@ def network_moments(net, m, S, M, C, V):
     E = len(net.weights)
     mean, coupling = np.zeros(E), np.zeros((E, D))
     q, T, P, images = np.empty((E, n)), np.empty((D, D)), np.empty((D, D)), np.empty((E, D, n))
-    logs, zeta, y, x = np.empty(E), np.empty((D, n)), np.empty((D, n)), np.empty((D, n))
+    logs, zeta, y, x, F = np.empty(E), np.empty((D, n)), np.empty((D, n)), np.empty((D, n)), _root(S)
     _apart(net.centres, m, zeta)
     for a in range(E):
-        logs[a] = _activations(zeta, net.precision[a], S, 1.0, T, P, y, q[a])
+        logs[a] = _activations(zeta, net.precision[a], F, 1.0, T, P, y, q[a])
         _combined(T, net.precision[a], zeta, images[a])
         for i in range(n):
             weight = net.weights[a, i] * q[a, i]
@@ -567,7 +567,7 @@ def network_moments(net, m, S, M, C, V):
         for b in range(a, E):
             for d in range(D):
                 both[d] = net.precision[a, d] + net.precision[b, d]
-            constant = 0.5 * (logs[a] + logs[b] - _whitened(S, both, Tab, P))
+            constant = 0.5 * (logs[a] + logs[b] - _whitened(F, both, Tab, P))
             _cross(zeta, net.precision[a], net.precision[b], images[a], images[b], Tab, a == b, constant, y, u, x, v)
             total = 0.0
             for i in range(n):
@@ -592,11 +592,11 @@ def network_adjoint(net, m, S, dM, dC, dV, dm, dS, d_net):
     E = len(net.weights)
     q, T, P = np.empty((E, n)), np.empty((D, D)), np.empty((D, D))
     mean, coupling, logs = np.zeros(E), np.zeros((E, D)), np.empty(E)
-    columns, image = np.empty((D, n)), np.empty((D, n))
+    columns, image, F = np.empty((D, n)), np.empty((D, n)), _root(S)
     _apart(net.centres, m, columns)
     zeta = columns.T.copy()
     for a in range(E):
-        logs[a] = _activations(columns, net.precision[a], S, 1.0, T, P, image, q[a])
+        logs[a] = _activations(columns, net.precision[a], F, 1.0, T, P, image, q[a])
         for i in range(n):
             w = net.weights[a, i] * q[a, i]
             mean[a] += w
@@ -614,7 +614,7 @@ def network_adjoint(net, m, S, dM, dC, dV, dm, dS, d_net):
             pa, pb = net.precision[a], net.precision[b]
             for d in range(D):
                 both[d] = pa[d] + pb[d]
-            log = _whitened(S, both, T, P)
+            log = _whitened(F, both, T, P)
             total, s1, s2 = 0.0, np.zeros(D), np.zeros((D, D))
             for i in range(n):
                 for j in range(n):
@@ -646,7 +646,7 @@ def network_adjoint(net, m, S, dM, dC, dV, dm, dS, d_net):
                 dS[d, d] -= 0.25 * total * both[d]
     for a in range(E):
         _mean_adjoint(
-            net.centres, net.precision[a], m, S, 1.0, net.weights[a], inner_M[a], inner_V[a], dm, dS,
+            net.centres, net.precision[a], m, F, 1.0, net.weights[a], inner_M[a], inner_V[a], dm, dS,
             d_net.centres, d_net.weights[a], d_net.precision[a], True,
         )  # fmt: skip
 
@@ -722,7 +722,7 @@ def _bump(m, S, sharpness, dm, dS):
     n = len(m)
     precision = np.full(n, sharpness)
     T, P, image = np.empty((n, n)), np.empty((n, n)), np.zeros(n)
-    log = _whitened(S, precision, T, P)
+    log = _whitened(_root(S), precision, T, P)
     form = 0.0
     for i in range(n):
         for j in range(n):
