@@ -131,7 +131,7 @@ def solved_tests(agent: PolicyAgent, tests: int = TESTS) -> int:
             state, _, terminated, truncated, info = env.step(agent.act(state))
             solved.append(info["solved"])
             over = terminated or truncated
-        count += all(solved[-last - 1 : -1])  # where the last second's controls began
+        count += all(solved[-last - 1 :])  # with the states that its first control meets and its last one leaves
     return count
 
 

@@ -444,7 +444,7 @@ def check_strange(seed: int) -> None:
 
 
 def test_strange_input() -> None:
-    for seed in (*range(60), 74, 471, 487):  # in 49 and the last three S is negative by length scales, by rounding alone
+    for seed in (*range(60), 74, 471, 487):  # in 49 and these S is negative by length scales, by rounding
         check_strange(seed)
 
 
