@@ -7,7 +7,8 @@ cov(x, y) = S (V_g over x + V_f V_g over f). Each has an adjoint: from a scalar'
 out it adds those with respect to what went in. Derivatives for a symmetric S are symmetric.
 
 Gaussian processes (Deisenroth, Fox and Rasmussen 2015, "Gaussian processes for data-efficient learning in robotics and
-control", section 3 and appendix). With zeta_i = v_i - m, Lambda = diag(lengthscale^2), output a:
+control", section 3 and appendix). K^-1 = R'R stands for what explains the variance: by all observations, or by inducing
+inputs v_i that `models.gaussian_process` sums them up by. With zeta_i = v_i - m, Lambda = diag(lengthscale^2), output a:
 
     q_i  = signal^2 |S Lambda^-1 + 1|^-1/2 exp(-zeta_i' P zeta_i / 2),           P = (S + Lambda)^-1
     M    = sum_i beta_i q_i,     V = P sum_i beta_i q_i zeta_i
@@ -16,7 +17,7 @@ control", section 3 and appendix). With zeta_i = v_i - m, Lambda = diag(lengthsc
 
 delta is a quadratic form of the inputs that vanishes with S: a product of matrices whose inner dimension is D, and an
 exponential. Nothing large is subtracted there, so that S = 0 gives what a point prediction gives: the last term is
-signal^2 - |L^-1 q|^2 - sum_ij (K^-1)_ij q_i q_j (exp(delta_ij) - 1). All is of the latent functions; who wants to know
+signal^2 - |R q|^2 - sum_ij (K^-1)_ij q_i q_j (exp(delta_ij) - 1). All is of the latent functions; who wants to know
 what a sensor would see adds the noise to C.
 
 The sums over n^2 pairs are all that takes time. The pass that makes C can also make its derivatives with respect to m
@@ -39,9 +40,9 @@ _exp = vecmath.lane_functions(np.float64)["exp"]
 
 
 class Processes(NamedTuple):
-    """E Gaussian processes over D inputs, conditioned on n observations, as these kernels take them."""
+    """E Gaussian processes over D inputs, conditioned on what is known at n centers, as these kernels take them."""
 
-    inputs: np.ndarray
+    centers: np.ndarray
     """[n, D]"""
     precision: np.ndarray
     """[E, D]: lengthscale^-2"""
@@ -50,9 +51,9 @@ class Processes(NamedTuple):
     beta: np.ndarray
     """[E, n]"""
     gain: np.ndarray
-    """[E, N, N]: beta beta' - K^-1, its lower triangle with all below the diagonal doubled; N is `padded(n)`"""
-    factor: np.ndarray
-    """[E, n, n]: L', L L' = K, by rows"""
+    """[E, N, N]: beta beta' - R'R, its lower triangle with all below the diagonal doubled; N is `padded(n)`"""
+    root: np.ndarray
+    """[E, N, N]: R', an upper triangle"""
     slope: np.ndarray
     """[E, D]"""
     intercept: np.ndarray
@@ -221,28 +222,21 @@ def _settled(C):
 
 # ---- Gaussian processes ------------------------------------------------------------------------------------------
 @inlined
-def _take_four(out, w, x, y, z, a, b, c, d):
-    """out -= w a + x b + y c + z d."""
+def _add_four(out, w, x, y, z, a, b, c, d):
+    """out += w a + x b + y c + z d."""
     for i in range(len(out)):
-        out[i] -= (w * a[i] + x * b[i]) + (y * c[i] + z * d[i])
+        out[i] += (w * a[i] + x * b[i]) + (y * c[i] + z * d[i])
 
 
 @kernel
-def _unexplained(upper, q, rest, variance):
-    """variance - |L^-1 q|^2, of L'; `rest` [n] is worked in. Rows are taken away four at a time."""
-    n = len(q)
-    rest[:] = q
-    x = np.empty(4)
-    for first in range(0, n, 4):
-        last = min(first + 4, n)
-        for k in range(first, last):
-            x[k - first] = rest[k] / upper[k, k]
-            variance -= x[k - first] ** 2
-            for i in range(k + 1, last):
-                rest[i] -= x[k - first] * upper[k, i]
-        if last < n:
-            a, b, c, d = upper[first, last:], upper[first + 1, last:], upper[first + 2, last:], upper[first + 3, last:]
-            _take_four(rest[last:], x[0], x[1], x[2], x[3], a, b, c, d)
+def _unexplained(root, q, n, explained, variance):
+    """variance - |R q|^2, of R' by rows, four at a time; `explained` [N] is worked in. All but n of q are 0."""
+    explained[:] = 0.0
+    for k in range(0, n, 4):
+        a, b, c, d = root[k, k:], root[k + 1, k:], root[k + 2, k:], root[k + 3, k:]
+        _add_four(explained[k:], q[k], q[k + 1], q[k + 2], q[k + 3], a, b, c, d)
+    for i in range(n):
+        variance -= explained[i] ** 2
     return variance
 
 
@@ -389,13 +383,13 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
     gradient : bool
         Whether the adjoint will follow; takes about twice the time.
     """
-    n, D = gp.inputs.shape
+    n, D = gp.centers.shape
     E = len(gp.beta)
     padded = gp.gain.shape[1]
     q, logs = np.zeros((E, padded)), np.empty(E)
     T, P, images = np.empty((D, D)), np.empty((D, D)), np.empty((E, D, padded))
     y, x, zeta, F = np.empty((D, padded)), np.empty((D, padded)), np.zeros((D + 1, padded)), _root(S)
-    _apart(gp.inputs, m, zeta)
+    _apart(gp.centers, m, zeta)
     zeta[D, :n] = 1.0
     for a in range(E):
         logs[a] = _activations(zeta[:D], gp.precision[a], F, gp.variance[a], T, P, y, q[a, :n])
@@ -429,7 +423,7 @@ def process_moments(gp, m, S, M, C, V, tape, gradient):
                     zeta, gp.precision[a], gp.precision[b], Tab, above, sums, tape.pair_m[a, b], tape.pair_S[a, b]
                 )
             C[b, a] = C[a, b]
-        C[a, a] += _unexplained(gp.factor[a], q[a, :n], rows[:n], gp.variance[a])
+        C[a, a] += _unexplained(gp.root[a], q[a], n, rows, gp.variance[a])
     _with_line(gp.slope, gp.intercept, m, S, tape.mean, tape.coupling, M, C, V)
 
 
@@ -538,7 +532,7 @@ def process_adjoint(gp, m, S, tape, dM, dC, dV, dm, dS):
                         dS[d, e] += weight * tape.pair_S[a, b, d, e]
     for a in range(E):
         _mean_adjoint(
-            gp.inputs, gp.precision[a], m, F, gp.variance[a], gp.beta[a], inner_M[a], inner_V[a], dm, dS,
+            gp.centers, gp.precision[a], m, F, gp.variance[a], gp.beta[a], inner_M[a], inner_V[a], dm, dS,
             none_3, none_1, none_1, False,
         )  # fmt: skip
 

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg
 import scipy.optimize
 
 from mpcrl.core.errors import InvalidInput
@@ -83,21 +82,22 @@ def processes_of(model: GaussianProcess) -> Processes:
     InvalidInput
         Its kernels have no moments in closed form here.
     """
-    if model.kernel != "se" or model.inducing is not None:
-        kind = model.kernel if model.inducing is None else "one of inducing inputs"
-        raise InvalidInput(f"moments are known for exact processes of the kernel 'se' with linear means, got {kind!r}")
-    identity = np.eye(model.count)
-    inverse = np.array([scipy.linalg.cho_solve((l, True), identity) for l in model.cholesky])
-    gain = model.beta[:, :, None] * model.beta[:, None, :] - inverse
-    rest = padded(model.count) - model.count
-    lower = np.pad(np.tril(gain) + np.tril(gain, -1), ((0, 0), (0, rest), (0, rest)))
+    if model.kernel != "se":
+        raise InvalidInput(f"moments are known for processes of the kernel 'se', got {model.kernel!r}")
+    explaining = np.einsum("eki,ekj->eij", model.root, model.root, optimize=True)
+    gain = model.beta[:, :, None] * model.beta[:, None, :] - explaining
+    rest = padded(len(model.centers)) - len(model.centers)
+
+    def filled(matrices: np.ndarray) -> np.ndarray:
+        return np.pad(matrices, ((0, 0), (0, rest), (0, rest)))
+
     return Processes(
-        model.inputs,
+        model.centers,
         model.lengthscale**-2.0,
         model.signal**2,
         model.beta,
-        lower,
-        np.ascontiguousarray(model.cholesky.transpose(0, 2, 1)),
+        filled(np.tril(gain) + np.tril(gain, -1)),
+        filled(model.root.transpose(0, 2, 1)),
         model.slope,
         model.intercept,
     )
