@@ -31,8 +31,9 @@ from mpcrl.learning.policies import WeightedRBFPolicy, controls, policy_files, p
 from mpcrl.learning.policy_search import policy_inputs
 from mpcrl.models.speed_integration import Integrals, integrated, moved, outputs_of, predicted, sight
 from mpcrl.tasks.features import Features, features_of, speeds_of
+from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
-from tests.test_pilco import FEATURES, GOAL, HIGH, LOW, facts, model_for
+from tests.test_pilco import FEATURES, GOAL, HIGH, LOW, QUADRATIC, facts, model_for
 
 INTEGRALS: Integrals = ((0, 2),)  # of FEATURES, the place and its speed
 DT, SIGHT = 0.1, np.array([0.01, 0.02, 0.03, 0.04])
@@ -41,8 +42,8 @@ PROCESS = outputs_of(model_for(FEATURES), KNOWN)
 SMALL = ParticleSearchConfig(particles=16, evaluations=4)
 
 
-def cascade(**changes: Any) -> Cascade:
-    made = cascade_of(PROCESS, FEATURES, GOAL, LOW, HIGH, integrals=INTEGRALS, dt=DT, sight=SIGHT)
+def cascade(goal: Goal = GOAL, **changes: Any) -> Cascade:
+    made = cascade_of(PROCESS, FEATURES, goal, LOW, HIGH, integrals=INTEGRALS, dt=DT, sight=SIGHT)
     return made._replace(**changes)
 
 
@@ -52,8 +53,8 @@ def policy(basis: int = 7) -> WeightedRBFPolicy:
     return WeightedRBFPolicy.random(z, 2, rng, count=basis, lengthscale=np.full(z.shape[1], 1.2), size=0.7)
 
 
-def particles(count: int = 16, horizon: int = 5, threads: int = 1) -> Particles:
-    rng, made = np.random.default_rng(2), cascade()
+def particles(count: int = 16, horizon: int = 5, threads: int = 1, goal: Goal = GOAL) -> Particles:
+    rng, made = np.random.default_rng(2), cascade(goal)
     starts = 0.3 * rng.normal(size=(4, count))
     return Particles(made, starts, Noise.drawn(made, horizon, count, rng), threads)
 
@@ -65,9 +66,10 @@ def dropped(horizon: int, basis: int, count: int) -> np.ndarray:
 # Particles.
 
 
-def test_particles_go_where_a_slow_twin_goes() -> None:
+@pytest.mark.parametrize("goal", [GOAL, QUADRATIC])
+def test_particles_go_where_a_slow_twin_goes(goal: Goal) -> None:
     """By the formulas of the module, one particle after the other, with `GaussianProcess.predict`."""
-    cloud, net, keep = particles(), policy().network(), dropped(5, 7, 16)
+    cloud, net, keep = particles(goal=goal), policy().network(), dropped(5, 7, 16)
     cost, _ = cloud.cost_and_gradient(policy(), keep, 1.25)
     total = 0.0
     for m in range(16):
@@ -82,14 +84,15 @@ def test_particles_go_where_a_slow_twin_goes() -> None:
             following[[1, 2]] += x[[1, 2]]  # changes; the last number is predicted itself
             following[0] = x[0] + DT * (x[2] + following[2]) / 2
             x = following
-            total += float(GOAL.costs(x, FEATURES.names, FEATURES.angles))
+            total += float(goal.costs(x, FEATURES.names, FEATURES.angles))
     assert cost == pytest.approx(total / 16, rel=1e-10)
     states, plain = cloud.rolled(policy())
     assert plain != pytest.approx(cost) and np.isfinite(states).all()
 
 
-def test_the_gradient_of_the_mean_cost() -> None:
-    cloud, start, keep = particles(), policy(), dropped(5, 7, 16)
+@pytest.mark.parametrize("goal", [GOAL, QUADRATIC])
+def test_the_gradient_of_the_mean_cost(goal: Goal) -> None:
+    cloud, start, keep = particles(goal=goal), policy(), dropped(5, 7, 16)
     _, gradient = cloud.cost_and_gradient(start, keep, 4 / 3)
     worst = 0.0
     for i in range(len(gradient)):

@@ -25,6 +25,7 @@ from mpcrl.experiments.run import run_task
 from mpcrl.experiments.training import RESULT, TrainResult, train
 from mpcrl.experiments.worlds import world_of
 from mpcrl.kernels.belief import Chain, expected_cost
+from mpcrl.kernels.moments import Network
 from mpcrl.learning.policies import LinearPolicy, Policy, RBFPolicy, controls, policy_files, policy_of_files
 from mpcrl.learning.policy_search import (
     Found,
@@ -40,6 +41,7 @@ from mpcrl.tasks.cartpole_pilco import acceleration
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
+from tests.test_moments import Moments, twin
 
 SMALL = PILCOConfig(basis=5, restarts=1, horizon=8, trial_steps=12, evaluations=6)
 FLAGS = ["--setting", "basis=5", "--setting", "trial_steps=12", "--setting", "evaluations=6", "--horizon", "8"]
@@ -47,6 +49,7 @@ FLAGS = ["--setting", "basis=5", "--setting", "trial_steps=12", "--setting", "ev
 # Numbers, angles, one that the dynamics do not depend on, and one that is predicted itself.
 FEATURES = Features(names=("place", "angle", "speed", "rate"), nu=2, angles=(1,), unseen=(0,), absolute=(3,))
 GOAL = Goal(terms=({"place": 1.0, "sin angle": 0.6}, {"cos angle": 0.6}), target=(0.1, 0.6), width=0.8)
+QUADRATIC = dataclasses.replace(GOAL, saturating=False)
 LOW, HIGH = np.array([-1.0, -3.0]), np.array([2.0, 3.0])
 
 
@@ -73,8 +76,8 @@ def policy_for(kind: str, z: np.ndarray, nu: int, basis: int = 6, size: float = 
     return RBFPolicy.random(z, nu, rng, count=basis, lengthscale=np.full(z.shape[1], 1.2), size=size)
 
 
-def setting(kind: str = "rbf") -> tuple[Chain, Policy, np.ndarray, np.ndarray]:
-    chain = chain_of(model_for(FEATURES), FEATURES, GOAL, LOW, HIGH)
+def setting(kind: str = "rbf", goal: Goal = GOAL) -> tuple[Chain, Policy, np.ndarray, np.ndarray]:
+    chain = chain_of(model_for(FEATURES), FEATURES, goal, LOW, HIGH)
     z = policy_inputs(FEATURES, np.random.default_rng(1).normal(size=(20, 4)))
     return chain, policy_for(kind, z, 2), np.array([0.1, 0.5, -0.2, 0.3]), 0.02 * np.eye(4) + 0.01
 
@@ -98,10 +101,9 @@ def check_gradient(chain: Chain, policy: Policy, mean: np.ndarray, cov: np.ndarr
 
 
 @pytest.mark.parametrize("kind", ["rbf", "linear"])
-@pytest.mark.parametrize("saturating", [True, False])
-def test_the_gradient_of_the_expected_cost(kind: str, saturating: bool) -> None:
-    chain, policy, mean, cov = setting(kind)
-    chain = chain._replace(cost=chain.cost._replace(saturating=saturating))
+@pytest.mark.parametrize("goal", [GOAL, QUADRATIC])
+def test_the_gradient_of_the_expected_cost(kind: str, goal: Goal) -> None:
+    chain, policy, mean, cov = setting(kind, goal)
     assert check_gradient(chain, policy, mean, cov, 5, 3) < 1e-6
 
 
@@ -209,17 +211,96 @@ def test_policies_keep_to_the_bounds_and_reach_them() -> None:
             policy.with_parameters(np.zeros(3))
 
 
+# A slow twin of a step of the belief: policy, squashing, angles and processes, one after the other.
+
+
+def waves_twin(multiples: np.ndarray, phases: np.ndarray, sizes: np.ndarray, m: np.ndarray, S: np.ndarray) -> Moments:
+    """Of size_f cos(multiple_f' x + phase_f): products of cosines are sums of cosines, and cov(x, f) = S E f'."""
+
+    def mean(k: np.ndarray, phase: float) -> float:
+        return float(math.exp(-0.5 * k @ S @ k) * math.cos(k @ m + phase))
+
+    F = range(len(sizes))
+    M = np.array([sizes[f] * mean(multiples[f], phases[f]) for f in F])
+    C = np.empty((len(F), len(F)))
+    for f in F:
+        for g in F:
+            both = mean(multiples[f] + multiples[g], phases[f] + phases[g])
+            C[f, g] = 0.5 * sizes[f] * sizes[g] * (both + mean(multiples[f] - multiples[g], phases[f] - phases[g]))
+    V = np.array([sizes[f] * mean(multiples[f], phases[f] + 0.5 * math.pi) * multiples[f] for f in F]).T
+    return M, C - np.outer(M, M), V
+
+
+def network_twin(net: Network, m: np.ndarray, S: np.ndarray) -> Moments:
+    """Of weighted sums of exp(-r^2 / 2) and a linear function."""
+    nu, D = len(net.weights), len(m)
+    one, zeta = np.eye(D), net.centres - m
+    M, C, V = np.empty(nu), np.empty((nu, nu)), np.empty((D, nu))
+    for a in range(nu):
+        P = np.linalg.inv(S + np.diag(1 / net.precision[a]))
+        bells = np.exp(-0.5 * np.einsum("id,de,ie->i", zeta, P, zeta)) / math.sqrt(
+            np.linalg.det(S * net.precision[a] + one)
+        )
+        M[a], V[:, a] = net.weights[a] @ bells, P @ zeta.T @ (net.weights[a] * bells)
+    for a in range(nu):
+        for b in range(nu):
+            A, B = net.precision[a], net.precision[b]
+            R = S * (A + B) + one
+            z = (zeta * A)[:, None] + (zeta * B)[None]
+            form = np.einsum("ijd,de,ije->ij", z, np.linalg.solve(R, S), z)
+            form -= (zeta**2 @ A)[:, None] + (zeta**2 @ B)[None]
+            Q = np.exp(0.5 * form) / math.sqrt(np.linalg.det(R))
+            C[a, b] = net.weights[a] @ Q @ net.weights[b] - M[a] * M[b]
+    line = net.slope
+    return M + line @ m + net.intercept, C + line @ S @ line.T + line @ S @ V + V.T @ S @ line.T, V + line.T
+
+
+def step_twin(model: GaussianProcess, chain: Chain, policy: Policy, m: np.ndarray, S: np.ndarray) -> Any:
+    """Mean and covariance after a step. Gains are S^-1 cov(x, .), and chain as the docstring of the moments says."""
+    seen, e, half = S + np.diag(chain.noise), np.eye(4), 0.5 * (HIGH - LOW)
+    waves, waves_cov, waves_gain = waves_twin(e[[1, 1]], np.array([-0.5 * math.pi, 0.0]), np.ones(2), m, seen)
+    plain = [0, 2, 3]
+    z, gain = np.r_[m[plain], waves], np.c_[e[:, plain], waves_gain]
+    crossed = seen[plain] @ waves_gain
+    z_cov = np.block([[seen[np.ix_(plain, plain)], crossed], [crossed.T, waves_cov]])
+    v, v_cov, v_gain = network_twin(policy.network(), z, z_cov)
+    f, sizes = np.eye(2), np.array([9.0, 1.0]) / 8  # (9 sin v + sin 3 v) / 8
+    multiples = np.array([f[0], 3 * f[0], f[1], 3 * f[1]])
+    four, four_cov, four_gain = waves_twin(
+        multiples, np.full(4, -0.5 * math.pi), np.outer(half, sizes).ravel(), v, v_cov
+    )
+    pairs = np.repeat(f, 2, axis=0)
+    u, u_cov, u_gain = 0.5 * (LOW + HIGH) + four @ pairs, pairs.T @ four_cov @ pairs, v_gain @ four_gain @ pairs
+    all_cov = np.block([[z_cov, z_cov @ u_gain], [u_gain.T @ z_cov, u_cov]])
+    used = slice(1, 7)  # the dynamics do not depend on the place
+    M, C, V = twin(model, np.r_[z, u][used], all_cov[used, used])
+    K, X = np.diag(chain.kept), seen @ gain @ np.c_[np.eye(5), u_gain][:, used] @ V
+    return chain.kept * m + M, K @ seen @ K + C + K @ X + X.T @ K
+
+
+@pytest.mark.parametrize("kind", ["rbf", "linear"])
+def test_a_cascade_of_ten_steps_beside_a_twin(kind: str) -> None:
+    chain, policy, m, S = setting(kind)
+    said = forecast(chain, policy, m, S, 10)
+    for t in range(1, 11):
+        m, S = step_twin(model_for(FEATURES), chain, policy, m, S)
+        np.testing.assert_allclose(said.means[t], m, rtol=0, atol=1e-8 if t == 1 else 1e-6)
+        np.testing.assert_allclose(said.covs[t], S, rtol=0, atol=1e-8 if t == 1 else 1e-6)
+
+
 # Goals and the task.
 
 
-def test_goals_are_expected_where_states_are_certain() -> None:
+@pytest.mark.parametrize("goal", [GOAL, QUADRATIC])
+def test_goals_are_expected_where_states_are_certain(goal: Goal) -> None:
     matrix, target = GOAL.matrix(FEATURES.names, FEATURES.angles)
     state = np.array([0.3, 1.0, 0.0, 0.0])
     y = np.array([0.3 + 0.6 * math.sin(1.0) - 0.1, 0.6 * math.cos(1.0) - 0.6]) / 0.8
     np.testing.assert_allclose(matrix @ [*state, math.sin(1.0), math.cos(1.0)] - target, y)
-    chain = setting()[0]
+    chain = setting(goal=goal)[0]
     mean, _ = expected_cost(chain.cost, chain.waves, state, np.zeros((4, 4)), np.empty(4), np.empty((4, 4)))
-    assert mean == pytest.approx(1 - math.exp(-0.5 * y @ y))
+    assert mean == pytest.approx(1 - math.exp(-0.5 * y @ y) if goal.saturating else 0.5 * y @ y)
+    assert mean == pytest.approx(goal.costs(state, FEATURES.names, FEATURES.angles))
 
 
 def test_goals_of_tasks_are_low_where_tasks_are_solved() -> None:
@@ -252,6 +333,19 @@ def test_tasks_are_solved_at_their_goals(name: str, state: tuple[float, ...]) ->
     np.testing.assert_allclose(matrix @ [*state, *np.sin(angles), *np.cos(angles)], target, atol=1e-12)
     assert task.solved(state, task.params)
     assert PILCO(task).horizon == 40
+
+
+def test_processes_of_inducing_inputs_and_goals_felt_from_afar_are_learned_with() -> None:
+    task = make_task("cartpole-pilco")
+    assert task.goal is not None
+    task = dataclasses.replace(task, goal=dataclasses.replace(task.goal, saturating=False))
+    agent = PILCO(task, config=dataclasses.replace(SMALL, inducing=7), threads=1)
+    agent.trial(world_of(task))
+    assert agent.model.centers.shape == (7, agent.features.size) and agent.model.count == 12
+    told = agent.trial(world_of(task))
+    assert np.isfinite(told.loss) and told.forecast is not None
+    with pytest.raises(InvalidInput, match="inducing"):
+        PILCOConfig(inducing=0)
 
 
 def test_a_task_without_a_goal_is_refused() -> None:

@@ -73,7 +73,7 @@ class MCPILCOConfig:
         Random policies that the first search begins from, and others that from the policy before find none that is
         `enough`.
     enough : float
-        Cost of a good policy, over the most that there can be.
+        Mean cost of a good policy, per step: of 1 at most, or 0.5 at a distance of one width (`Goal.saturating`).
     integrate : bool
         Whether numbers whose speeds the task names follow from these, or have processes of their own.
     points : int

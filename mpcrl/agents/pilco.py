@@ -18,6 +18,7 @@ in what is seen of them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,12 +67,14 @@ class PILCOConfig:
         Starts at random policies, of the first search, and of others that from the policy before find none that is
         `enough`.
     enough : float
-        Expected cost of a good policy, over the most that there can be.
+        Expected cost of a good policy, per step: of 1 at most, or 0.5 at a distance of one width (`Goal.saturating`).
     margin : float
         Deviations of the first states that a policy that is `enough` is searched again for, over the task's own, as far
         as it stays so; 1 for none.
     points : int
         Transitions that the processes are conditioned on at most, the last ones.
+    inducing : int or None
+        Inputs that each process sums more transitions up by (FITC); none, so that processes are exact, if None.
     """
 
     policy: str = "rbf"
@@ -83,6 +86,7 @@ class PILCOConfig:
     enough: float = 0.5
     margin: float = 2.0
     points: int = 600
+    inducing: int | None = None
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -93,7 +97,7 @@ class PILCOConfig:
         positive_number("margin", self.margin)
         if not 1 <= self.margin <= _WIDEST:
             raise InvalidInput(f"margin must be from 1 to {_WIDEST:g}, got {self.margin!r}")
-        for name in ("horizon", "trial_steps"):
+        for name in ("horizon", "trial_steps", "inducing"):
             if getattr(self, name) is not None:
                 positive_integer(name, getattr(self, name))
 
@@ -142,7 +146,8 @@ class PILCO(PolicyAgent[PILCOConfig]):
         threads = ThreadBudget.of(self.threads).count
         inputs = self.features.inputs(rows.states, rows.controls)
         targets = self.features.targets(rows.states, rows.next_states)
-        self._use(fit(inputs, targets, FITTED, seed=self.seed, threads=threads))
+        config = dataclasses.replace(FITTED, inducing=self.config.inducing)
+        self._use(fit(inputs, targets, config, seed=self.seed, threads=threads))
         chain = self._known(self._chain)
         mean, cov = _normal(self._known(self._starts), chain.noise)
 

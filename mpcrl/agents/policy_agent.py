@@ -63,7 +63,7 @@ class PolicyConfig(Protocol):
         Random policies that the first search begins from, and others that from the policy before find none that is
         `enough`.
     enough : float
-        Expected cost of a good policy, over the most that there can be.
+        Expected cost of a good policy, per step: of 1 at most, or 0.5 at a distance of one width (`Goal.saturating`).
     """
 
     @property

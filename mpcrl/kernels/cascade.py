@@ -107,7 +107,6 @@ class Cascade(NamedTuple):
     sight: np.ndarray
     """[nx]: deviation of what is seen, given the state"""
     cost: Expected
-    """saturating"""
 
 
 class Rule(NamedTuple):
@@ -215,7 +214,7 @@ def _wave(waves, f, x, value, slope):
 def _cost(cost, waves, x, grad):
     """Cost [WIDTH] summed over the lanes of states x [nx, WIDTH]; grad [nx, WIDTH] by them."""
     nx, F, K = len(x), len(waves.which), len(cost.target)
-    y, square = np.empty((K, WIDTH)), np.zeros(WIDTH)
+    y, square, slope = np.empty((K, WIDTH)), np.zeros(WIDTH), np.ones(WIDTH)
     turned, slopes = np.empty((F, WIDTH)), np.empty((F, WIDTH))
     for f in range(F):
         _wave(waves, f, x[waves.which[f]], turned[f], slopes[f])
@@ -232,16 +231,20 @@ def _cost(cost, waves, x, grad):
             square[l] += y[k, l] * y[k, l]
     total = 0.0
     grad[:] = 0.0
-    for l in range(WIDTH):
-        square[l] = _exp(-0.5 * square[l])
-        total += 1.0 - square[l]
+    if cost.saturating:
+        for l in range(WIDTH):
+            slope[l] = _exp(-0.5 * square[l])
+            total += 1.0 - slope[l]
+    else:
+        for l in range(WIDTH):
+            total += 0.5 * square[l]
     for k in range(K):
         for i in range(nx):
             for l in range(WIDTH):
-                grad[i, l] += square[l] * y[k, l] * cost.map[k, i]
+                grad[i, l] += slope[l] * y[k, l] * cost.map[k, i]
         for f in range(F):
             for l in range(WIDTH):
-                grad[waves.which[f], l] += square[l] * y[k, l] * cost.map[k, nx + f] * slopes[f, l]
+                grad[waves.which[f], l] += slope[l] * y[k, l] * cost.map[k, nx + f] * slopes[f, l]
     return total
 
 

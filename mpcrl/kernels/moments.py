@@ -8,7 +8,7 @@ out it adds those with respect to what went in. Derivatives for a symmetric S ar
 
 Gaussian processes (Deisenroth, Fox and Rasmussen 2015, "Gaussian processes for data-efficient learning in robotics and
 control", section 3 and appendix). K^-1 = R'R stands for what explains the variance: by all observations, or by inducing
-inputs v_i that `models.gaussian_process` sums them up by. With zeta_i = v_i - m, Lambda = diag(lengthscale^2), output a:
+inputs v_i that sum them up (`models.gaussian_process`). With zeta_i = v_i - m, Lambda = diag(lengthscale^2), output a:
 
     q_i  = signal^2 |S Lambda^-1 + 1|^-1/2 exp(-zeta_i' P zeta_i / 2),           P = (S + Lambda)^-1
     M    = sum_i beta_i q_i,     V = P sum_i beta_i q_i zeta_i

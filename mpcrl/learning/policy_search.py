@@ -118,7 +118,7 @@ def loop_of(features: Features, goal: Goal, low: np.ndarray, high: np.ndarray) -
         "squash": squash_waves(low, high),
         "middle": 0.5 * (low + high),
         "kept": np.array([float(i not in features.absolute) for i in range(features.nx)]),
-        "cost": Expected(*goal.matrix(features.names, features.angles), True),
+        "cost": Expected(*goal.matrix(features.names, features.angles), goal.saturating),
     }
 
 

@@ -15,8 +15,9 @@ from mpcrl.core.errors import InvalidInput
 class Goal:
     """The cost 1 - exp(-d^2 / (2 width^2)) of the distance d between some linear functions and their targets.
 
-    Far away it is 1 whatever one does, so that an uncertain belief costs less than a certain one there, and more near
-    the target: who minimises it explores, and then holds (Deisenroth and Rasmussen 2011, section 2.3).
+    Or, if it is not `saturating`, d^2 / (2 width^2), which is felt from everywhere. The first is 1 far away, whatever
+    one does, so that an uncertain belief costs less than a certain one there, and more near the target: who minimises
+    it explores, and then holds (Deisenroth and Rasmussen 2011, section 2.3).
 
     Attributes
     ----------
@@ -28,11 +29,13 @@ class Goal:
         One per term.
     width : float
         In the terms' units.
+    saturating : bool
     """
 
     terms: tuple[Mapping[str, float], ...]
     target: tuple[float, ...]
     width: float
+    saturating: bool = True
 
     def __post_init__(self) -> None:
         positive_number("a goal's width", self.width)
@@ -46,10 +49,11 @@ class Goal:
         matrix, target = self.matrix(names, angles)
         turned = states[..., list(angles)]
         y = np.concatenate([states, np.sin(turned), np.cos(turned)], axis=-1) @ matrix.T - target
-        return 1 - np.exp(-0.5 * (y**2).sum(axis=-1))
+        half = 0.5 * (y**2).sum(axis=-1)
+        return 1 - np.exp(-half) if self.saturating else half
 
     def matrix(self, names: Sequence[str], angles: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """A [K, nx + 2 angles] and b [K]: the cost is 1 - exp(-|A (state, sines, cosines) - b|^2 / 2).
+        """A [K, nx + 2 angles] and b [K]: the cost is 1 - exp(-h), or h, of h = |A (state, sines, cosines) - b|^2 / 2.
 
         Parameters
         ----------
