@@ -26,6 +26,7 @@ import argparse
 import csv
 import datetime
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -366,6 +367,19 @@ def sparse(threads: int) -> list[dict[str, Any]]:
     return rows
 
 
+def missed_in(study: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Bars that are not met, of `speed` and `fits`."""
+    if study == "fits":
+        good = sum(row["good"] == "yes" for row in rows)
+        slow = [f"data set {row['data_set']}: {row['seconds']} s" for row in rows if float(row["seconds"]) > 1]
+        return slow + ([f"{good} of {len(rows)} within 0.1 nat"] if good < 0.9 * len(rows) else [])
+    asked = [row for row in rows if row.get("bar")]
+    pairs = [
+        (row["what"], bar) for row in asked for bar in zip(row["bar"].split("; "), row["met"].split("; "), strict=True)
+    ]
+    return [f"{what}: {bar}" for what, (bar, met) in pairs if met == "no"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", choices=("speed", "fits", "sparse"), default="speed")
@@ -388,6 +402,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(rows)
     print(f"written to {path}")
+    if missed := missed_in(options.study, rows):
+        sys.exit(f"missed: {', '.join(missed)}")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class StepDone(NamedTuple):
 
 
 class Forecasted(NamedTuple):
-    """What a model said of a trial before it, and what happened.
+    """What a model said of a trial before it, or of stretches of it before each, and what happened.
 
     Attributes
     ----------

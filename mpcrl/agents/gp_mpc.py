@@ -38,6 +38,7 @@ from mpcrl.agents.agent import (
     read_checkpoint,
 )
 from mpcrl.control.belief import BeliefController
+from mpcrl.control.plan import Plan, Status
 from mpcrl.core.bundle import read_bundle, to_json, write_bundle
 from mpcrl.core.checks import positive_integer, positive_number
 from mpcrl.core.errors import InvalidInput
@@ -159,20 +160,21 @@ class GPMPC:
         costs: list[float] = []
         inputs: list[np.ndarray] = []  # of random controls, before there are processes
         targets: list[np.ndarray] = []
-        said = [(states[0], np.zeros(self.features.nx))]
+        said, foreseen = [(states[0], np.zeros(self.features.nx))], list[tuple[np.ndarray, np.ndarray]]()
         if self._controller is not None:
             self._controller.reset(key)
         while not ended and len(rewards) < self.trial_steps:
             state, took = states[-1], np.nan
             if self._controller is None:
                 control = rng.uniform(self.task.control_low, self.task.control_high)
-                said.append((np.full(self.features.nx, np.nan), np.full(self.features.nx, np.nan)))
+                said.append(self._unsaid)
             else:
                 plan = self._controller.plan(state, params=world.params)
                 control, took = plan.control, plan.milliseconds
                 plan_ms.append(took)
                 costs.append(plan.cost)
-                said.append(self._expected(state, control))
+                foreseen = foreseen or self._foreseen(plan)
+                said.append(foreseen.pop(0))
             result = world.step(control)
             ended = result.ended
             states.append(result.state)
@@ -288,13 +290,21 @@ class GPMPC:
         """How far it looks ahead, and how."""
         return f"plans on a belief, {self.config.planner.horizon} steps ahead"
 
-    def _expected(self, state: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation [nx] of what will be seen next."""
-        said = believed(self._chain, state, np.zeros((len(state), len(state))), control[None])
-        return said.means[1], np.sqrt(np.maximum(np.diagonal(said.covs[1]), 0) + self._chain.noise)
+    @property
+    def _unsaid(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(self.features.nx, np.nan), np.full(self.features.nx, np.nan)
+
+    def _foreseen(self, plan: Plan) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Mean and standard deviation [nx] of what the last plan says that will be seen, step by step to its end."""
+        assert self._controller is not None
+        found = self._controller.solution
+        if plan.status is not Status.PLANNED or found is None:
+            return [self._unsaid]
+        variances = np.maximum(np.diagonal(found.covs, axis1=1, axis2=2), 0) + self._chain.noise
+        return list(zip(found.means[1:], np.sqrt(variances[1:]), strict=True))
 
     def _forecasted(self, said: list[tuple[np.ndarray, np.ndarray]], states: list[np.ndarray]) -> Forecasted:
-        """Of each state what was said one step before."""
+        """Of each state what was said up to a horizon before: by a plan, and when it was over by the next one."""
         means, deviations = (np.array(part) for part in zip(*said, strict=True))
         return Forecasted(self.features.names, self.task.dt, means, deviations, np.array(states))
 

@@ -35,8 +35,8 @@ def write_training(
     yield f"result: {json or folder / RESULT}"
     with written(folder / "curve.csv") as scratch, scratch.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(result.curve[0].row())
-        rows.writerows(result.curve)
+        rows.writerow([*result.curve[0].row(), "interaction_s"])
+        rows.writerows([*point, round(point.steps * result.dt, 9)] for point in result.curve)
     yield f"curve: {folder / 'curve.csv'}"
     try:
         save_curve(result, folder / "curve.png")
@@ -115,6 +115,7 @@ def save_curve(result: TrainResult, path: Path) -> None:
             color=COLOURS[1],
         )
         top.set_title(f"{result.task}   {result.algo}, seed {result.seed}; the first trial is random")
+        top.margins(y=0.12)  # room for what is written above the line
         top.set_ylabel("return of a trial")
         middle.plot(steps, [point.loss for point in result.curve], color=COLOURS[2], marker="o", markersize=3)
         middle.set_ylabel("training loss")
