@@ -1,22 +1,31 @@
-"""`cart-double-pendulum`: two rods, one on the other, on a cart.
+"""`cart-double-pendulum`: two rods, one on the other, on a cart. `cart-double-pendulum-pilco`: that of the PILCO papers.
 
 State: position (m), angle_1, angle_2 (rad, both from upright, clockwise, not wrapped), velocity (m/s), rate_1, rate_2
-(rad/s). Control: force on the cart (N). Uniform rods without friction. With the accelerations (a, b1, b2), c_i =
-cos(angle_i), s_i = sin(angle_i), c = cos(angle_1 - angle_2), s = sin(angle_1 - angle_2) (Bogdanov, "Optimal control of
-a double inverted pendulum on a cart", 2004):
+(rad/s). Control: force on the cart (N). Uniform rods without friction, on a cart with viscous friction b or without.
+With the accelerations (a, b1, b2), c_i = cos(angle_i), s_i = sin(angle_i), c = cos(angle_1 - angle_2), s =
+sin(angle_1 - angle_2) (Bogdanov, "Optimal control of a double inverted pendulum on a cart", 2004):
 
-    [d1     d2 c1  d3 c2] [a ]   [force + d2 s1 rate_1^2 + d3 s2 rate_2^2]
-    [d2 c1  d4     d5 c ] [b1] = [f1 s1 - d5 s rate_2^2                  ]
-    [d3 c2  d5 c   d6   ] [b2]   [f2 s2 + d5 s rate_1^2                  ]
+    [d1     d2 c1  d3 c2] [a ]   [force - b velocity + d2 s1 rate_1^2 + d3 s2 rate_2^2]
+    [d2 c1  d4     d5 c ] [b1] = [f1 s1 - d5 s rate_2^2                               ]
+    [d3 c2  d5 c   d6   ] [b2]   [f2 s2 + d5 s rate_1^2                               ]
 
 One step of the classical Runge-Kutta method per control period, which keeps the energy of free whirling to two percent
 over ten seconds. As in `acrobot-swingup` the terminal cost is that of the optimal linear feedback near the top, capped,
 and the energy of the rods leads there.
+
+The other task has the numbers of the scenario `cartDoublePendulum` of version 0.9 of the software that belongs to
+Deisenroth, Fox and Rasmussen 2015, "Gaussian processes for data-efficient learning in robotics and control": cart and
+rods of 0.5 kg, rods of 0.6 m, a force of [-20, 20] N held for 0.05 s. Starts are normal around hanging at rest, with
+0.01 as standard deviation of the angles and 0.1 of the rest; of each number 0.01 is that of the noise of what is seen.
+Its goal is PILCO's cost of the tip, but for the software's taking the rods for 1 m long there; plans minimise the cost
+that both tasks share.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +35,9 @@ from mpcrl.tasks.canvas import BLUE, GREEN, GREY, INK, ORANGE, RED, Canvas
 from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.riccati import linearise, riccati
 from mpcrl.tasks.task import AnalyticTask
+
+_SUBSTEPS = 5
+"""Of the Runge-Kutta method in PILCO's control period of 0.05 s, where one step is off by 0.05 at 6 rad/s."""
 
 
 class CartDoublePendulumParams(NamedTuple):
@@ -40,6 +52,7 @@ class CartDoublePendulumParams(NamedTuple):
     mass_2: float = 0.15
     length_1: float = 1.0
     length_2: float = 1.0
+    friction: float = 0.0
     rail: float = 2.0
     angle_weight: float = 1.0
     energy_weight: float = 3.0
@@ -82,14 +95,18 @@ def acceleration(
     return (r1 - d2 * c1 * b1 - d3 * c2 * b2) / d1, b1, b2
 
 
-def step(x: tuple[float, ...], u: tuple[float, ...], p: CartDoublePendulumParams) -> tuple[float, ...]:
-    """The state after one control period."""
+def advanced(x: tuple[float, ...], u: tuple[float, ...], h: float, p: CartDoublePendulumParams) -> tuple[float, ...]:
+    """The state `h` seconds later, by one step of the classical Runge-Kutta method."""
     position, q1, q2, velocity, w1, w2 = x
-    h, g, force = p.dt, 0.5 * p.dt, u[0]
-    a1, b1, c1 = acceleration(q1, q2, w1, w2, force, p)
-    a2, b2, c2 = acceleration(q1 + g * w1, q2 + g * w2, w1 + g * b1, w2 + g * c1, force, p)
-    a3, b3, c3 = acceleration(q1 + g * w1 + g**2 * b1, q2 + g * w2 + g**2 * c1, w1 + g * b2, w2 + g * c2, force, p)
-    a4, b4, c4 = acceleration(q1 + h * w1 + h * g * b2, q2 + h * w2 + h * g * c2, w1 + h * b3, w2 + h * c3, force, p)
+    g, force, b = 0.5 * h, u[0], p.friction
+    push = force - b * velocity
+    a1, b1, c1 = acceleration(q1, q2, w1, w2, push, p)
+    push = force - b * (velocity + g * a1)
+    a2, b2, c2 = acceleration(q1 + g * w1, q2 + g * w2, w1 + g * b1, w2 + g * c1, push, p)
+    push = force - b * (velocity + g * a2)
+    a3, b3, c3 = acceleration(q1 + g * w1 + g**2 * b1, q2 + g * w2 + g**2 * c1, w1 + g * b2, w2 + g * c2, push, p)
+    push = force - b * (velocity + h * a3)
+    a4, b4, c4 = acceleration(q1 + h * w1 + h * g * b2, q2 + h * w2 + h * g * c2, w1 + h * b3, w2 + h * c3, push, p)
     return (
         position + h * velocity + h**2 / 6.0 * (a1 + a2 + a3),
         q1 + h * w1 + h**2 / 6.0 * (b1 + b2 + b3),
@@ -98,6 +115,18 @@ def step(x: tuple[float, ...], u: tuple[float, ...], p: CartDoublePendulumParams
         w1 + h / 6.0 * (b1 + 2.0 * b2 + 2.0 * b3 + b4),
         w2 + h / 6.0 * (c1 + 2.0 * c2 + 2.0 * c3 + c4),
     )
+
+
+def step(x: tuple[float, ...], u: tuple[float, ...], p: CartDoublePendulumParams) -> tuple[float, ...]:
+    """The state after one control period."""
+    return advanced(x, u, p.dt, p)
+
+
+def step_finely(x: tuple[float, ...], u: tuple[float, ...], p: CartDoublePendulumParams) -> tuple[float, ...]:
+    """The state after one control period of PILCO's task."""
+    for _ in range(_SUBSTEPS):
+        x = advanced(x, u, p.dt / _SUBSTEPS, p)
+    return x
 
 
 def rod_energy(angle_1: float, angle_2: float, rate_1: float, rate_2: float, p: CartDoublePendulumParams) -> float:
@@ -153,6 +182,11 @@ def reset(rng: np.random.Generator) -> np.ndarray:
     return np.array([0.0, math.pi, math.pi, 0.0, 0.0, 0.0]) + rng.uniform(-0.1, 0.1, 6)
 
 
+def reset_pilco(rng: np.random.Generator) -> np.ndarray:
+    """Hanging at rest, but for 0.01 rad in the angles and 0.1 in the rest."""
+    return rng.normal((0.0, math.pi, math.pi, 0.0, 0.0, 0.0), (0.1, 0.01, 0.01, 0.1, 0.1, 0.1))
+
+
 def draw(canvas: Canvas, x: tuple[float, ...], p: CartDoublePendulumParams) -> None:
     """Cart, rods, rail and its ends."""
     canvas.view(-3.6, 3.6, -2.2, 2.3)
@@ -169,12 +203,16 @@ def draw(canvas: Canvas, x: tuple[float, ...], p: CartDoublePendulumParams) -> N
     canvas.circle(middle, 0.04, INK)
 
 
-def cart_double_pendulum() -> AnalyticTask:
-    """Swing two rods up by moving their cart, and balance them."""
-    params = CartDoublePendulumParams(np.zeros((6, 6)))
+def balanced(params: CartDoublePendulumParams, step: Callable[..., tuple[float, ...]]) -> CartDoublePendulumParams:
+    """The same with the terminal cost of balancing by this step."""
     A, B = linearise(step, np.zeros(6), np.zeros(1), params)
     weights = np.diag([0.2, 1.0, 1.0, 0.05, 0.1, 0.1])
-    params = params._replace(value=riccati(A, B, weights, np.diag([1e-4])))
+    return params._replace(value=riccati(A, B, weights, np.diag([1e-4])))
+
+
+def cart_double_pendulum() -> AnalyticTask:
+    """Swing two rods up by moving their cart, and balance them."""
+    params = balanced(CartDoublePendulumParams(np.zeros((6, 6))), step)
     return AnalyticTask(
         name="cart-double-pendulum",
         dt=params.dt,
@@ -188,17 +226,44 @@ def cart_double_pendulum() -> AnalyticTask:
         state_names=("position", "angle_1", "angle_2", "velocity", "rate_1", "rate_2"),
         angles=("angle_1", "angle_2"),
         speeds={"position": "velocity", "angle_1": "rate_1", "angle_2": "rate_2"},
-        goal=Goal(
-            terms=(
-                {"position": 1.0, "sin angle_1": params.length_1, "sin angle_2": params.length_2},
-                {"cos angle_1": params.length_1, "cos angle_2": params.length_2},
-            ),
-            target=(0.0, params.length_1 + params.length_2),
-            width=0.5,
-        ),
+        goal=tip_over_the_middle(params),
         control_names=("force",),
         step=step,
         reset=reset,
         solved=solved,
         draw=draw,
     )
+
+
+def cart_double_pendulum_pilco() -> AnalyticTask:
+    """Swing two rods up by moving their cart, and balance them, as in the PILCO papers."""
+    params = CartDoublePendulumParams(
+        np.zeros((6, 6)),
+        dt=0.05,
+        gravity=9.82,
+        cart_mass=0.5,
+        mass_1=0.5,
+        mass_2=0.5,
+        length_1=0.6,
+        length_2=0.6,
+        friction=0.1,
+    )
+    params = balanced(params, step_finely)
+    return replace(
+        cart_double_pendulum(),
+        name="cart-double-pendulum-pilco",
+        dt=params.dt,
+        params=params,
+        episode_steps=200,
+        goal=tip_over_the_middle(params),
+        step=step_finely,
+        reset=reset_pilco,
+        sensor_noise=(0.01,) * 6,
+    )
+
+
+def tip_over_the_middle(params: CartDoublePendulumParams) -> Goal:
+    """The upper rod's tip upright over the middle, within half a metre or so."""
+    l1, l2 = params.length_1, params.length_2
+    across = {"position": 1.0, "sin angle_1": l1, "sin angle_2": l2}
+    return Goal(terms=(across, {"cos angle_1": l1, "cos angle_2": l2}), target=(0.0, l1 + l2), width=0.5)

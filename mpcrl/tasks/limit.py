@@ -17,9 +17,10 @@ class Limit:
     Of a belief N(m, S) about the state that is a'm + quantile(probability) sqrt(a'Sa) <= bound, exactly. It says
     nothing of all steps or of several limits together: T such events hold at once with 1 - T (1 - probability) at least
     (Boole). Nor does it know where the true distribution has other tails than the normal one that a method carries, or
-    a wider spread: beliefs take what is not known of the dynamics for noise, new at each step, and it is the same at all
-    of them. In one example a limit of 0.9 was kept with 0.90 after six steps through such noise, and with 0.79 through
-    functions that stay. Planning anew at every step makes up for some of it; a higher probability must for the rest.
+    a wider spread: beliefs take what is not known of the dynamics for noise, new at each step, and it is the same at
+    all of them. In one example a limit of 0.9 was kept with 0.90 after six steps through such noise, and with 0.79
+    through functions that stay. Planning anew at every step makes up for some of it; a higher probability must for the
+    rest.
 
     Attributes
     ----------
