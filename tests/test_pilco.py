@@ -321,6 +321,8 @@ def test_goals_of_tasks_are_low_where_tasks_are_solved() -> None:
         ("cartpole-balance", (0.0, 0.0, 0.0, 0.0)),
         ("cartpole-pets", (0.0, math.pi, 0.0, 0.0)),
         ("cart-double-pendulum", (0.0,) * 6),
+        ("pendulum-pilco", (0.0, 0.0)),
+        ("cart-double-pendulum-pilco", (0.0,) * 6),
         ("mountain-car", (math.pi / 6, 0.0)),
     ],
 )

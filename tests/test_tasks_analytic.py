@@ -7,12 +7,13 @@ import importlib
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.linalg
 import scipy.ndimage
 from hypothesis import given
@@ -233,6 +234,75 @@ def test_energy_is_kept_without_control_and_friction(module: Any, params: Any, s
     rate = np.abs(np.diff(states[:, states.shape[1] // 2 :], axis=0)).max()
     assert rate > 0.1, "nothing moves"
     assert np.ptp(energies) < bound * np.abs(energies[0])
+
+
+Of = Callable[[np.ndarray, np.ndarray], float]
+
+
+def lagrangian(kinetic: Of, potential: Callable[[np.ndarray], float], force: np.ndarray, q: Any, v: Any) -> np.ndarray:
+    """Accelerations by Lagrange's equation of the second kind, its derivatives by central differences."""
+    e, h = np.eye(len(q)), 1e-5
+
+    def momentum(q: np.ndarray) -> np.ndarray:
+        return np.array([kinetic(q, v + a) - kinetic(q, v - a) for a in e]) / 2  # exact: it is quadratic in v
+
+    def slope(q: np.ndarray, a: np.ndarray) -> float:
+        return kinetic(q + a, v) - kinetic(q - a, v) - potential(q + a) + potential(q - a)
+
+    inertia = [[kinetic(q, a + b) - kinetic(q, a) - kinetic(q, b) for b in e] for a in e]
+    moved = (momentum(q + h * v) - momentum(q - h * v)) / (2 * h)
+    return np.linalg.solve(inertia, force - moved + np.array([slope(q, h * a) for a in e]) / (2 * h))
+
+
+def rods(p: Any, cart: float, masses: Sequence[float], lengths: Sequence[float]) -> tuple[Of, Any]:
+    """Kinetic and potential energy of uniform rods, each on the tip of the one before, the first one on a cart."""
+
+    def kinetic(q: np.ndarray, v: np.ndarray) -> float:
+        tip, total = np.array([v[0], 0.0]), 0.5 * cart * v[0] ** 2
+        for angle, rate, m, l in zip(q[1:], v[1:], masses, lengths, strict=True):
+            turn = l * rate * np.array([math.cos(angle), -math.sin(angle)])
+            total += 0.5 * m * ((tip + 0.5 * turn) ** 2).sum() + 0.5 * m * l**2 / 12 * rate**2
+            tip = tip + turn
+        return float(total)
+
+    def potential(q: np.ndarray) -> float:
+        heights = np.cumsum([0.0, *(l * math.cos(angle) for angle, l in zip(q[1:], lengths, strict=True))])
+        return p.gravity * sum(m * (a + b) / 2 for m, a, b in zip(masses, heights[:-1], heights[1:], strict=True))
+
+    return kinetic, potential
+
+
+def test_the_tasks_of_the_pilco_software_are_its_equations_of_motion() -> None:
+    single, double = make_task("pendulum-pilco"), make_task("cart-double-pendulum-pilco")
+    assert isinstance(single, AnalyticTask) and isinstance(double, AnalyticTask)
+    assert single.sensor_noise == (0.01, 0.1) and double.sensor_noise == (0.01,) * 6
+    p = single.params
+    kinetic, potential = rods(p, 0.0, [p.mass], [p.length])
+
+    def pendulum_rates(_: float, x: np.ndarray, u: float) -> np.ndarray:
+        def turning(q: np.ndarray, v: np.ndarray) -> float:
+            return kinetic(np.append(0.0, q), np.append(0.0, v))
+
+        force = np.array([u - p.friction * x[1]])
+        return np.append(x[1], lagrangian(turning, lambda q: potential(np.append(0.0, q)), force, x[:1], x[1:]))
+
+    d = double.params
+    of_both = rods(d, d.cart_mass, [d.mass_1, d.mass_2], [d.length_1, d.length_2])
+
+    def double_rates(_: float, x: np.ndarray, u: float) -> np.ndarray:
+        return np.append(x[3:], lagrangian(*of_both, np.array([u - d.friction * x[3], 0.0, 0.0]), x[:3], x[3:]))
+
+    rng = np.random.default_rng(0)
+    for task, rates, speeds, bound in (
+        (single, pendulum_rates, [8.0], 1e-4),
+        (double, double_rates, [2.0, 6, 6], 1e-3),
+    ):
+        half = len(speeds)
+        for _ in range(5):
+            x = np.append(rng.uniform(-math.pi, math.pi, half), rng.uniform(-1, 1, half) * speeds)
+            u = float(rng.uniform(task.control_low[0], task.control_high[0]))
+            exact = scipy.integrate.solve_ivp(rates, (0, task.dt), x, args=(u,), rtol=1e-8, atol=1e-10)
+            np.testing.assert_allclose(task.step(tuple(x), (u,), task.params), exact.y[:, -1], rtol=0, atol=bound)
 
 
 def test_energy_of_the_pendulum_does_not_drift() -> None:

@@ -1,4 +1,4 @@
-"""`cart-double-pendulum`: two rods, one on the other, on a cart. `cart-double-pendulum-pilco`: that of the PILCO papers.
+"""`cart-double-pendulum`: two rods, one on the other, on a cart; `cart-double-pendulum-pilco`: that of PILCO.
 
 State: position (m), angle_1, angle_2 (rad, both from upright, clockwise, not wrapped), velocity (m/s), rate_1, rate_2
 (rad/s). Control: force on the cart (N). Uniform rods without friction, on a cart with viscous friction b or without.
