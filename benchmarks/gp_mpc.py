@@ -3,7 +3,8 @@
 `pendulum`: from hanging, 25 steps of random controls and then plans, in one run of 150 control steps. A seed is solved
 if the angle stays within 0.1 rad from step 100 to the end. Asked are 9 of 10 seeds, and plans of 15 steps through at
 most 150 points in 50 ms, in the median. `pendulum-all` is the same with every point stored and 200 steps, so that plans
-see all 150, and a second trial sees nothing less.
+see all 150, and a second trial sees nothing less. `pendulum-noisy` is the first
+with the pendulum of the PILCO software, in control steps of 0.1 s, and its sensors' noise.
 
 `cartpole`: that of the PILCO papers, in trials of 30 control steps (3 s), the first one random. A trial is solved if
 the true tip is within 10 cm of upright in the middle during all of its last second. Asked are 9 of 10 seeds in trial 3.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import math
 import pathlib
@@ -56,7 +58,10 @@ def held(states: np.ndarray, costs: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Study:
-    """A task, the settings, and what is asked: `solved` of states seen [T + 1, nx] and costs [T] of trial `judged`."""
+    """A task, the settings, and what is asked: `solved` of states seen [T + 1, nx] and costs [T] of trial `judged`.
+
+    `episode_steps` are the task's own if not given.
+    """
 
     task: str
     config: GPMPCConfig
@@ -64,11 +69,13 @@ class Study:
     judged: int
     solved: Callable[[np.ndarray, np.ndarray], bool]
     milliseconds: float | None = None
+    episode_steps: int | None = None
 
 
 STUDIES = {
     "pendulum": Study("pendulum-swingup", GPMPCConfig(trial_steps=150), 1, 1, settled, MILLISECONDS),
     "pendulum-all": Study("pendulum-swingup", GPMPCConfig(trial_steps=200, unsure=1e-12), 2, 1, settled, MILLISECONDS),
+    "pendulum-noisy": Study("pendulum-pilco", GPMPCConfig(trial_steps=150), 1, 1, settled, MILLISECONDS, 150),
     "cartpole": Study(
         "cartpole-pilco",
         GPMPCConfig(planner=BeliefPlanner(horizon=15), random_steps=30, trial_steps=30),
@@ -85,7 +92,9 @@ def learned(name: str, seed: int, folder: pathlib.Path) -> list[dict[str, Any]]:
     if log.exists():
         rows: list[dict[str, Any]] = json.loads(log.read_text())
         return rows
-    agent = GPMPC(make_task(study.task), config=study.config, seed=seed, threads=1)
+    task = make_task(study.task)
+    task = dataclasses.replace(task, episode_steps=study.episode_steps or task.episode_steps)
+    agent = GPMPC(task, config=study.config, seed=seed, threads=1)
     world, rows = world_of(agent.task), []
     for number in range(1, study.trials + 1):
         steps: list[StepDone] = []

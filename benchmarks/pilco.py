@@ -114,7 +114,7 @@ STUDIES = {
     "mc-pilco": PARTICLES,
     "mc-pilco-exact": dataclasses.replace(PARTICLES, seeds=1, bars={}, covered=(0.0, 1.0), settings={"fade": "1"}),
     "pilco-double": Study(
-        "pilco", 14, 80, 80, 1, {14: 1.0}, dt=0.05, settings={"basis": "100"}, of="cart-double-pendulum"
+        "pilco", 14, 80, 80, 1, {14: 1.0}, dt=0.05, settings={"basis": "100"}, of="cart-double-pendulum-pilco"
     ),
 }
 

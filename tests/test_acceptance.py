@@ -51,7 +51,7 @@ def test_gaussian_processes_meet_their_bars(command):
     """The speeds want a machine that does nothing else; trainings go on from what was done or begun before."""
     script, *study = command.split()
     folder = ROOT / "out" / "acceptance" / "-".join([script.removesuffix(".py"), *study])
-    out = ["--out", folder] if script in ("pilco.py", "gp_mpc.py") else []
+    out = ["--out", str(folder)] if script in ("pilco.py", "gp_mpc.py") else []
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / script, *study, *out], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 

@@ -157,7 +157,8 @@ def test_the_preset_solves_the_task(task: AnalyticTask) -> None:
         assert times, f"seed {seed}: not solved"
         assert times[0] * task.dt < (20.0 if task.name in ("diffdrive-costmap", "racecar") else 10.0)
         if task.terminated is None:
-            assert sum(time >= task.episode_steps - 50 for time in times) >= 25, f"seed {seed}: not held"
+            last = min(50, task.episode_steps // 4)
+            assert sum(time >= task.episode_steps - last for time in times) >= last // 2, f"seed {seed}: not held"
 
 
 def test_an_unknown_task_names_its_neighbours() -> None:

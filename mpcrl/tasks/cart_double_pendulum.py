@@ -255,6 +255,7 @@ def cart_double_pendulum_pilco() -> AnalyticTask:
         dt=params.dt,
         params=params,
         episode_steps=200,
+        preset={"planner": "icem", "budget": 128, "horizon": 7, "iterations": 6, "beta": 1.0},
         goal=tip_over_the_middle(params),
         step=step_finely,
         reset=reset_pilco,
