@@ -114,7 +114,7 @@ def cartpole_pilco() -> AnalyticTask:
         params=params,
         cost=cost,
         episode_steps=40,
-        preset={"planner": "icem", "budget": 128, "horizon": 20},
+        preset={"planner": "icem", "budget": 128, "horizon": 15},
         state_names=("position", "angle", "velocity", "rate"),
         control_names=("force",),
         step=step,
