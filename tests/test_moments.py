@@ -99,7 +99,7 @@ def check_samples(found: Moments, x: np.ndarray, values: np.ndarray, more: np.nd
     sampled = np.cov(values.T) + np.diag(more)
     assert np.linalg.norm(sampled - C) < 0.02 * np.linalg.norm(C)
     crossed = (x - m).T @ (values - M) / count
-    assert np.linalg.norm(crossed - S @ V) < 0.02 * np.linalg.norm(S @ V) + 5e-3 * np.sqrt(np.trace(S) * np.trace(C))
+    assert np.linalg.norm(crossed - S @ V) < 0.02 * np.linalg.norm(S @ V)
 
 
 def sampled_belief(D: int, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -124,15 +124,20 @@ def test_large_processes_beside_samples(seed: int) -> None:
     check_samples(of_process(processes_of(model), m, S), x, said.mean, said.variance.mean(axis=0), m, S)
 
 
-def test_networks_and_waves_beside_samples() -> None:
-    m, S, x = sampled_belief(4, 3, 200_000)
+ALL_BELIEFS = [3, *(pytest.param(seed, marks=pytest.mark.acceptance) for seed in range(20) if seed != 3)]
+
+
+@pytest.mark.parametrize("seed", ALL_BELIEFS)
+def test_networks_and_waves_beside_samples(seed: int) -> None:
+    m, S, x = sampled_belief(4, seed, 200_000)
     check_samples(of_network(network(), m, S), x, network_values(network(), x), np.zeros(2), m, S)
     check_samples(of_waves(WAVES, m, S), x, wave_values(WAVES, x), np.zeros(4), m, S)
 
 
+@pytest.mark.parametrize("seed", ALL_BELIEFS)
 @pytest.mark.parametrize("saturating", [True, False])
-def test_costs_beside_samples(saturating: bool) -> None:
-    m, S, y = sampled_belief(3, 4, 400_000)
+def test_costs_beside_samples(saturating: bool, seed: int) -> None:
+    m, S, y = sampled_belief(3, seed, 400_000)
     mean, variance, *_ = cost_of(saturating, m, S)
     square = (y**2).sum(axis=1)
     costs = 1 - np.exp(-square / 2) if saturating else square / 2

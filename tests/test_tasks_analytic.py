@@ -306,6 +306,23 @@ def test_the_tasks_of_the_pilco_software_are_its_equations_of_motion() -> None:
             np.testing.assert_allclose(task.step(tuple(x), (u,), task.params), exact.y[:, -1], rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "bound"),
+    [("pendulum-pilco", (2.0, 7.0), 1e-4), ("cart-double-pendulum-pilco", (0.0, 1.0, -0.5, 0.3, 3.0, -2.0), 1e-2)],
+)
+def test_only_friction_takes_energy_from_the_tasks_of_the_pilco_software(name: str, start: State, bound: float) -> None:
+    """Over ten seconds, as a part of what there is between hanging and upright."""
+    task = ANALYTIC_TASKS[name]()
+    energy = cart_double_pendulum.energy if task.nx == 6 else pendulum.energy
+    free = task.params._replace(friction=0.0)
+    energies = np.array([energy(tuple(x), free) for x in swing(task.step, start, free, 10.0)])
+    whole_range = 2 * energy((0.0,) * task.nx, free)
+    assert np.ptp(energies) < bound * whole_range
+    braked = np.array([energy(tuple(x), free) for x in swing(task.step, start, task.params, 10.0)])
+    assert (np.diff(braked) < bound * whole_range).all()
+    assert braked[-1] < braked[0] - 0.05 * whole_range
+
+
 def test_energy_of_the_pendulum_does_not_drift() -> None:
     """Semi-implicit Euler swings around the energy by dt times the rate, and stays there."""
     p = pendulum.PendulumParams()
@@ -441,8 +458,9 @@ def test_the_cost_to_go_of_lqr_is_its_terminal_cost() -> None:
     [
         (acrobot.acrobot_swingup, [math.pi, 0.0, 0.0, 0.0]),
         (cart_double_pendulum.cart_double_pendulum, [0.0] * 6),
+        (cart_double_pendulum.cart_double_pendulum_pilco, [0.0] * 6),
     ],
-    ids=["acrobot", "cart-double-pendulum"],
+    ids=["acrobot", "cart-double-pendulum", "cart-double-pendulum-pilco"],
 )
 def test_the_terminal_cost_is_that_of_a_feedback_that_balances(builder: Any, top: list[float]) -> None:
     task = builder()
