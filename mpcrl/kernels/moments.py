@@ -123,10 +123,14 @@ def _root(S):
     """F [D, D] of F F' = S, by Cholesky's method with pivots: what is negative in S, or nothing beside it, is rounding.
 
     A covariance far beyond the length scales is negative by more than 1 of their squares by rounding alone. All outputs
-    of a process need one S that is not, or their moments contradict each other; as F it stays so.
+    of a process need one S that is not, or their moments contradict each other; as F it stays so. NaN where S is not
+    finite.
     """
     D = len(S)
     F, rest = np.zeros((D, D)), 0.5 * (S + S.T)
+    if not np.isfinite(S.sum()):
+        F[:] = np.nan
+        return F
     for k in range(D):
         pivot, most = -1, 1e-15
         for d in range(D):
