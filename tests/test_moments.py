@@ -469,6 +469,23 @@ def check_strange(seed: int) -> None:
     assert np.isfinite(dm).all() and np.isfinite(dS).all()
 
 
+@pytest.mark.parametrize("noise", [1e-15, 1e-13, 1e-9])
+def test_rounding_in_a_belief_stays_as_small(noise: float) -> None:
+    """What comes of a covariance that noise makes indefinite is that of the covariance, about as closely."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        root = rng.normal(size=(4, 1))
+        S, error = root @ root.T, rng.uniform(-noise, noise, (4, 4))
+        size = np.sqrt(np.outer(np.diag(S), np.diag(S)))
+        F = mo._root(S + size * (error + error.T) / 2)
+        assert (np.abs(F @ F.T - S) <= 20 * noise * size).all()
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_processes_lie_as_kernels_want_them(outputs: int) -> None:
+    assert all(part.flags.c_contiguous for part in processes_of(process(n=20, E=outputs)))
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_a_belief_that_is_not_finite_has_no_finite_moments(wrong: float) -> None:
     m, S = belief(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import io
@@ -194,7 +195,10 @@ def test_the_command_trains_runs_and_resumes(tmp_path: Path, capsys: pytest.Capt
     assert written == json.loads((out / RESULT).read_text())
     assert (out / "curve.png").stat().st_size > 10_000
     assert (out / "calibration.png").stat().st_size > 10_000
-    assert (out / "curve.csv").read_text().startswith("steps,return,wall_s")
+    with (out / "curve.csv").open() as curve:
+        rows = list(csv.DictReader(curve))
+    assert list(rows[0])[:3] == ["steps", "return", "wall_s"]
+    assert [float(row["interaction_s"]) for row in rows] == pytest.approx([0.05 * int(row["steps"]) for row in rows])
     capsys.readouterr()
     assert (
         main(["run", "pendulum-swingup", "--model", str(out), "--budget", "16", "--horizon", "5", "--steps", "5"]) == 0

@@ -140,7 +140,8 @@ def _root(S):
             break
         scale = 1.0 / np.sqrt(rest[pivot, pivot])
         for d in range(D):
-            F[d, k] = scale * rest[d, pivot]
+            most = np.sqrt(max(rest[d, d], 0.0))  # no covariance is larger; a pivot of rounding would make it so
+            F[d, k] = min(max(scale * rest[d, pivot], -most), most)
         for d in range(D):
             for e in range(D):
                 rest[d, e] -= F[d, k] * F[e, k]

@@ -89,7 +89,7 @@ def processes_of(model: GaussianProcess) -> Processes:
     rest = padded(len(model.centers)) - len(model.centers)
 
     def filled(matrices: np.ndarray) -> np.ndarray:
-        return np.pad(matrices, ((0, 0), (0, rest), (0, rest)))
+        return np.ascontiguousarray(np.pad(matrices, ((0, 0), (0, rest), (0, rest))))  # else a kernel of its own
 
     return Processes(
         model.centers,
