@@ -129,6 +129,12 @@ def test_what_limits_are_worth_moves_on_with_a_plan_that_kept_them() -> None:
     assert warm.excess.max() < 0.25 * min(cold.excess.max(), broken.excess.max())
 
 
+def test_a_plan_of_another_horizon_is_refused() -> None:
+    last = solved(BeliefPlanner(horizon=4, evaluations=2))
+    with pytest.raises(InvalidInput, match=r"shapes \(\(6, 2\), \(6, 0\)\), got \(4, 2\)"):
+        solved(BeliefPlanner(horizon=6, evaluations=2), last=last)
+
+
 def test_chance_constraints_hold_beside_monte_carlo() -> None:
     free = solved(BeliefPlanner(horizon=6, evaluations=40))
     a = LIMIT.normal(FEATURES.names)

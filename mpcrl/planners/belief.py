@@ -160,6 +160,12 @@ class BeliefPlanner:
             Of `time.perf_counter`; the best plan so far is the answer then.
         """
         nu = len(low)
+        sizes = (self.horizon, nu), (self.horizon, len(self.limits))
+        if last is not None and (last.controls.shape, last.excess.shape) != sizes:
+            raise InvalidInput(
+                f"a plan goes on from one with controls and limits of the shapes {sizes}, got "
+                f"{last.controls.shape} and {last.excess.shape}; begin without `last`"
+            )
         work = _Work(chain, aim, mean, cov, low, high, self.horizon, deadline)
         starts = [np.full((self.horizon, nu), share) for share in (0.0, -1.0, 1.0)]
         if last is not None:
