@@ -22,7 +22,8 @@ python benchmarks/planners_in_time.py DIR
 
 Every MuJoCo task, whole episodes, scored by the environment's own reward. Each plan has a quarter of the time until the
 next one is due, on one thread of {cpu} (two runs at a time): as many samples as fit, up to the budget of the
-task's preset of the time (Humanoid's and Pusher's are others now). Its horizon and model are the same for all planners;
+task's preset of the time (those of Humanoid, Pusher, acrobot and cheetah are others now, and so is
+what humanoids that walk or run plan by). Its horizon and model are the same for all planners;
 only iCEM has its other options too, which were chosen for iCEM. Mean return of {seeds} seeds, and in brackets the
 samples per plan; bold are the best and all whose 95% interval reaches into the best one's.
 
