@@ -153,29 +153,40 @@ def cost_of(saturating: bool, m: np.ndarray, S: np.ndarray) -> tuple[Any, ...]:
 # A slow twin: the formulas as the papers have them.
 
 
-def twin(model: GaussianProcess, m: np.ndarray, S: np.ndarray) -> Moments:
-    D, E = len(m), model.outputs
-    zeta, one = model.centers - m, np.eye(D)
+def products(centres: np.ndarray, A: np.ndarray, B: np.ndarray, m: np.ndarray, S: np.ndarray) -> np.ndarray:
+    """E exp(-(c_i - x)' diag(A) (c_i - x) / 2) exp(-(c_j - x)' diag(B) (c_j - x) / 2) [n, n]."""
+    zeta, R = centres - m, S * (A + B) + np.eye(len(m))
+    z = (zeta * A)[:, None] + (zeta * B)[None]
+    form = np.einsum("ijd,de,ije->ij", z, np.linalg.solve(R, S), z) - (zeta**2 @ A)[:, None] - (zeta**2 @ B)[None]
+    return np.exp(0.5 * form) / math.sqrt(np.linalg.det(R))
+
+
+def network_twin(net: mo.Network, m: np.ndarray, S: np.ndarray) -> Moments:
+    (E, D), zeta, one = net.slope.shape, net.centres - m, np.eye(len(m))
     M, C, V = np.empty(E), np.empty((E, E)), np.empty((D, E))
     for a in range(E):
-        P = np.linalg.inv(S + np.diag(model.lengthscale[a] ** 2))
-        size = model.signal[a] ** 2 / math.sqrt(np.linalg.det(S / model.lengthscale[a] ** 2 + one))
-        weighted = model.beta[a] * size * np.exp(-0.5 * np.einsum("id,de,ie->i", zeta, P, zeta))
+        P = np.linalg.inv(S + np.diag(1 / net.precision[a]))
+        bells = np.exp(-0.5 * np.einsum("id,de,ie->i", zeta, P, zeta))
+        weighted = net.weights[a] * bells / math.sqrt(np.linalg.det(S * net.precision[a] + one))
         M[a], V[:, a] = weighted.sum(), P @ zeta.T @ weighted
     for a in range(E):
         for b in range(E):
-            A, B = model.lengthscale[a] ** -2.0, model.lengthscale[b] ** -2.0
-            R = S * (A + B) + one
-            z = (zeta * A)[:, None] + (zeta * B)[None]
-            form = np.einsum("ijd,de,ije->ij", z, np.linalg.solve(R, S), z)
-            form -= (zeta**2 @ A)[:, None] + (zeta**2 @ B)[None]
-            Q = (model.signal[a] * model.signal[b]) ** 2 * np.exp(0.5 * form) / math.sqrt(np.linalg.det(R))
-            C[a, b] = model.beta[a] @ Q @ model.beta[b] - M[a] * M[b]
-            if a == b:
-                C[a, a] += model.signal[a] ** 2 - np.trace(explaining(model, a) @ Q)
-    line = model.slope
+            Q = products(net.centres, net.precision[a], net.precision[b], m, S)
+            C[a, b] = net.weights[a] @ Q @ net.weights[b] - M[a] * M[b]
+    line = net.slope
     C += line @ S @ line.T + line @ S @ V + V.T @ S @ line.T
-    return M + line @ m + model.intercept, C, V + line.T
+    return M + line @ m + net.intercept, C, V + line.T
+
+
+def twin(model: GaussianProcess, m: np.ndarray, S: np.ndarray) -> Moments:
+    """Those of the mean, a network, and the variance that is left."""
+    square, precision = model.signal**2, model.lengthscale**-2.0
+    mean = mo.Network(model.centers, precision, model.beta * square[:, None], model.slope, model.intercept)
+    M, C, V = network_twin(mean, m, S)
+    for a, p in enumerate(precision):
+        Q = square[a] ** 2 * products(model.centers, p, p, m, S)
+        C[a, a] += square[a] - np.trace(explaining(model, a) @ Q)
+    return M, C, V
 
 
 def explaining(model: GaussianProcess, a: int) -> np.ndarray:

@@ -25,7 +25,6 @@ from mpcrl.experiments.run import run_task
 from mpcrl.experiments.training import RESULT, TrainResult, train
 from mpcrl.experiments.worlds import world_of
 from mpcrl.kernels.belief import Chain, expected_cost
-from mpcrl.kernels.moments import Network
 from mpcrl.learning.policies import LinearPolicy, Policy, RBFPolicy, controls, policy_files, policy_of_files
 from mpcrl.learning.policy_search import (
     Found,
@@ -41,7 +40,7 @@ from mpcrl.tasks.cartpole_pilco import acceleration
 from mpcrl.tasks.features import Features, features_of
 from mpcrl.tasks.goal import Goal
 from mpcrl.tasks.registry import ANALYTIC_TASKS, make_task
-from tests.test_moments import Moments, twin
+from tests.test_moments import Moments, network_twin, twin
 
 SMALL = PILCOConfig(basis=5, restarts=1, horizon=8, trial_steps=12, evaluations=6)
 FLAGS = ["--setting", "basis=5", "--setting", "trial_steps=12", "--setting", "evaluations=6", "--horizon", "8"]
@@ -229,30 +228,6 @@ def waves_twin(multiples: np.ndarray, phases: np.ndarray, sizes: np.ndarray, m: 
             C[f, g] = 0.5 * sizes[f] * sizes[g] * (both + mean(multiples[f] - multiples[g], phases[f] - phases[g]))
     V = np.array([sizes[f] * mean(multiples[f], phases[f] + 0.5 * math.pi) * multiples[f] for f in F]).T
     return M, C - np.outer(M, M), V
-
-
-def network_twin(net: Network, m: np.ndarray, S: np.ndarray) -> Moments:
-    """Of weighted sums of exp(-r^2 / 2) and a linear function."""
-    nu, D = len(net.weights), len(m)
-    one, zeta = np.eye(D), net.centres - m
-    M, C, V = np.empty(nu), np.empty((nu, nu)), np.empty((D, nu))
-    for a in range(nu):
-        P = np.linalg.inv(S + np.diag(1 / net.precision[a]))
-        bells = np.exp(-0.5 * np.einsum("id,de,ie->i", zeta, P, zeta)) / math.sqrt(
-            np.linalg.det(S * net.precision[a] + one)
-        )
-        M[a], V[:, a] = net.weights[a] @ bells, P @ zeta.T @ (net.weights[a] * bells)
-    for a in range(nu):
-        for b in range(nu):
-            A, B = net.precision[a], net.precision[b]
-            R = S * (A + B) + one
-            z = (zeta * A)[:, None] + (zeta * B)[None]
-            form = np.einsum("ijd,de,ije->ij", z, np.linalg.solve(R, S), z)
-            form -= (zeta**2 @ A)[:, None] + (zeta**2 @ B)[None]
-            Q = np.exp(0.5 * form) / math.sqrt(np.linalg.det(R))
-            C[a, b] = net.weights[a] @ Q @ net.weights[b] - M[a] * M[b]
-    line = net.slope
-    return M + line @ m + net.intercept, C + line @ S @ line.T + line @ S @ V + V.T @ S @ line.T, V + line.T
 
 
 def step_twin(model: GaussianProcess, chain: Chain, policy: Policy, m: np.ndarray, S: np.ndarray) -> Any:
