@@ -7,6 +7,7 @@ import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mujoco
@@ -27,7 +28,7 @@ from mpcrl.experiments.tables import grouped
 from mpcrl.experiments.worlds import MujocoWorld
 from mpcrl.models import physics
 from mpcrl.models.mujoco import MuJoCo
-from mpcrl.tasks.dm_control import suite
+from mpcrl.tasks.dm_control import humanoid, suite
 from mpcrl.tasks.features import features_of
 from mpcrl.tasks.mujoco_task import MujocoTask, flat, simulation
 from mpcrl.tasks.registry import ANALYTIC_TASKS, TASKS
@@ -311,6 +312,25 @@ def test_humanoids_plans_never_gain_by_falling_sooner() -> None:
             terminated = env.step(u)[2]
             planned.append(task.planning_cost(before, u, recorded(), 0, task.params_of(env)))
         assert max(planned[:-1]) < 0.0 < planned[-1]
+
+
+def test_humanoids_that_walk_plan_to_stand_first_and_then_to_walk() -> None:
+    walk = humanoid.HumanoidParams(torso=0, head=1, left_foot=2, right_foot=3, velocity=0, speed=1.0)
+
+    def planned(p: humanoid.HumanoidParams, height: float, speed: float) -> float:
+        """Upright with the mass over the feet, at this height of the head and this speed."""
+        xpos = np.zeros((4, 3))
+        xpos[1, 2] = height
+        fields = {"xpos": xpos, "xmat": np.eye(3).reshape(1, 9).repeat(4, 0), "subtree_com": np.zeros((4, 3))}
+        after = SimpleNamespace(**fields, sensordata=np.array([speed, 0.0, 0.0]))
+        return humanoid.planning_cost(after, np.zeros(21), after, 0, p)
+
+    assert [planned(walk, 1.6, speed) for speed in (0.0, 0.5, 1.0)] == pytest.approx([-1.0, -1.5, -2.0])
+    assert planned(walk, 1.6, 2.0) > planned(walk, 1.6, 1.0)  # faster than asked for has to be caught
+    stand = walk._replace(speed=0.0)
+    for speed in (0.0, 0.5):
+        assert planned(walk, 0.3, speed) == pytest.approx(planned(stand, 0.3, speed), abs=1e-8)
+    assert planned(walk, 0.3, 0.5) > planned(walk, 0.3, 0.0) > planned(walk, 1.0, 0.0) > planned(walk, 1.6, 0.0)
 
 
 @quick_tasks
