@@ -175,7 +175,14 @@ def chosen_runs(name: str, description: str) -> dict[str, tuple[list[dict[str, s
     for runs in (before, *(merged(folder) for folder in parser.parse_args().folders)):
         for run in runs:
             by_task.setdefault(run["task"], {})[run["hash"], run["seed"]] = run
-    return {task: of_one_preset(task, list(group.values())) for task, group in by_task.items()}
+    chosen = {task: of_one_preset(task, list(group.values())) for task, group in by_task.items()}
+    for task, (group, _) in chosen.items():
+        versions = sorted({f"mpcrl {run['mpcrl']}, MuJoCo {run['mujoco']}" for run in group})
+        if len(versions) > 1:
+            raise SystemExit(
+                f"runs of {task} are of {' and of '.join(versions)}, which are never averaged; leave out one"
+            )
+    return chosen
 
 
 def publish(name: str, text: str, chosen: dict[str, tuple[list[dict[str, str]], bool]]) -> None:
