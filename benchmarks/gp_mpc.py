@@ -3,8 +3,8 @@
 `pendulum`: from hanging, 25 steps of random controls and then plans, in one run of 150 control steps. A seed is solved
 if the angle stays within 0.1 rad from step 100 to the end. Asked are 9 of 10 seeds, and plans of 15 steps through at
 most 150 points in 50 ms, in the median. `pendulum-all` is the same with every point stored and 200 steps, so that plans
-see all 150, and a second trial sees nothing less. `pendulum-noisy` is the first
-with the pendulum of the PILCO software, in control steps of 0.1 s, and its sensors' noise.
+see all 150, and a second trial sees nothing less. `pendulum-noisy` is the first with the pendulum of the PILCO
+software, in control steps of 0.1 s, and its sensors' noise.
 
 `cartpole`: that of the PILCO papers, in trials of 30 control steps (3 s), the first one random. A trial is solved if
 the true tip is within 10 cm of upright in the middle during all of its last second. Asked are 9 of 10 seeds in trial 3.

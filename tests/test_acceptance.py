@@ -45,7 +45,10 @@ def test_real_time_meets_its_bars(study):
 @pytest.mark.acceptance
 @pytest.mark.parametrize(
     "command",
-    ["gp.py speed", "gp.py fits", "gp_moments.py", "pilco.py pilco", "pilco.py mc-pilco", "gp_mpc.py pendulum"],
+    [
+        *("gp.py speed", "gp.py fits", "gp_moments.py"),
+        *("pilco.py pilco", "pilco.py mc-pilco", "gp_mpc.py pendulum", "gp_mpc.py pendulum-noisy"),
+    ],
 )
 def test_gaussian_processes_meet_their_bars(command, tmp_path):
     """The speeds want a machine that does nothing else."""
