@@ -64,6 +64,7 @@ _HOMES = {
     "sigmoid": "mpcrl.core.vecmath",
     "smooth_abs": "mpcrl.core.vecmath",
     "train": "mpcrl.experiments.training",
+    "wait_until": "mpcrl.control.pacing",
     "wrap_to_pi": "mpcrl.core.vecmath",
     "xml_task": "mpcrl.tasks.xml_task",
 }
@@ -125,6 +126,7 @@ __all__ = [
     "smooth_abs",
     "tasks",
     "train",
+    "wait_until",
     "wrap_to_pi",
     "xml_task",
 ]
@@ -139,6 +141,7 @@ if _typing.TYPE_CHECKING:
     from mpcrl.control.controller import Controller
     from mpcrl.control.export import export, load
     from mpcrl.control.filters import SavitzkyGolay
+    from mpcrl.control.pacing import wait_until
     from mpcrl.control.plan import Plan, Stats, Status
     from mpcrl.control.realtime import Answer, Fault, RealtimeController
     from mpcrl.control.telemetry import Telemetry, read_telemetry

@@ -51,7 +51,9 @@ def run(
     steps: Annotated[int | None, shown("N", "control steps per episode; the whole episode by default")] = None,
     seed: Annotated[int, shown("N", "the same seed gives the same controls; 0 by default")] = 0,
     threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,
-    controls_per_plan: Annotated[int | None, shown("N", "controls taken of each plan; 1 by default")] = None,
+    controls_per_plan: Annotated[
+        int | None, shown("N", "controls taken of each plan; as in the task by default")
+    ] = None,
     mode: Annotated[str, shown("MODE", _MODE)] = "lockstep",
     delay: Annotated[float, shown("S", _DELAY)] = 0.0,
     noise: Annotated[float, shown("X", _NOISE)] = 0.0,
@@ -115,7 +117,9 @@ def compare(
     seeds: Annotated[str | None, shown("N", "how many (5 by default), or which: 0,3,7 or 100-119")] = None,
     steps: Annotated[int | None, shown("N", "control steps per episode; the whole episode by default")] = None,
     dtype: Annotated[str | None, shown("TYPE", "of analytic models: float32 (the default) or float64")] = None,
-    controls_per_plan: Annotated[int | None, shown("N", "controls taken of each plan; 1 by default")] = None,
+    controls_per_plan: Annotated[
+        int | None, shown("N", "controls taken of each plan; as in the task by default")
+    ] = None,
     time_share: Annotated[
         float | None, shown("X", "time limit of each plan, over the time until the next one is due; none by default")
     ] = None,
@@ -255,7 +259,7 @@ def export(
     seed: Annotated[int, shown("N", "the same seed gives the same controls; 0 by default")] = 0,
     threads: Annotated[int | None, shown("N", "to plan with; all that there are by default")] = None,
     controls_per_plan: Annotated[
-        int | None, shown("N", "controls taken of each plan; the task's own by default")
+        int | None, shown("N", "controls taken of each plan; as in the task by default")
     ] = None,
     rate_limit: Annotated[float | None, shown("X", "largest change of a control per second")] = None,
     safe_control: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -252,6 +253,7 @@ def test_numbers_follow_from_the_records(pendulum, result) -> None:
     assert result.plan_ms["max"] == record.plan_ms.max()
     assert record.ended == "steps done"
     assert result.period_share == pytest.approx(result.plan_ms["p50"] / 50.0)
+    assert dataclasses.replace(result, controls_per_plan=2).period_share == pytest.approx(result.plan_ms["p50"] / 100.0)
     assert "records" not in json.loads(result.to_json())
 
 

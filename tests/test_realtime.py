@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from mpcrl.control.controller import Controller
 from mpcrl.control.filters import SavitzkyGolay
+from mpcrl.control.pacing import wait_until
 from mpcrl.control.plan import Status
 from mpcrl.control.realtime import Fault
 from mpcrl.control.timeline import Held, History, Piece, Timeline, acting, extended, serving
@@ -47,6 +48,41 @@ def controller(planner=None, **options):
 
 def lockstep(**options):
     return controller().realtime(lockstep=True, deadline=DEADLINE, **options)
+
+
+# A caller on time.
+
+
+def test_who_waits_is_never_early_and_not_late_for_long() -> None:
+    late = []
+    for k in range(40):
+        moment = time.monotonic() + 0.001 * (k % 8)  # some sooner than a caller falls asleep for
+        wait_until(moment)
+        late.append(time.monotonic() - moment)
+    assert min(late) >= 0
+    assert np.median(late) < 0.001  # what is left of a nap, and of this machine's other processes
+
+
+def test_what_has_passed_is_not_waited_for() -> None:
+    begin = time.monotonic()
+    wait_until(begin - 10.0)
+    wait_until(begin)
+    assert time.monotonic() - begin < 0.1
+
+
+def test_other_threads_go_on_while_one_waits_awake() -> None:
+    count, begin = 0, time.monotonic()
+    waiting = threading.Thread(target=wait_until, args=(begin + 0.2,), kwargs={"awake": 1.0})
+    waiting.start()
+    while waiting.is_alive():
+        count += 1
+    assert count > 1000
+
+
+@pytest.mark.parametrize("moment, awake", [(np.nan, 0.002), (np.inf, 0.002), (0.0, -0.001), (0.0, np.nan)])
+def test_a_moment_that_never_comes_is_refused(moment, awake) -> None:
+    with pytest.raises(InvalidInput, match="finite seconds"):
+        wait_until(moment, awake=awake)
 
 
 # Plans in time.

@@ -137,6 +137,8 @@ def _pace(result: RunResult) -> Text:
     """Whether planning keeps up with the world, said plainly."""
     share = result.period_share
     period = f"{result.control_period_ms:g} ms control period"
+    if result.controls_per_plan > 1:
+        period = f"{result.controls_per_plan} control periods of {result.control_period_ms:g} ms that a plan serves"
     if share > 1:
         return Text(f"{share:.1f} times slower than real time ({period})", style="yellow")
     return Text(f"real time: p50 is {share:.0%} of the {period}", style="green")

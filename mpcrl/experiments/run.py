@@ -118,9 +118,9 @@ class RunResult:
 
     @property
     def period_share(self) -> float:
-        """Median plan time over the control period: real time is below 1. NaN before the first plan."""
+        """Median plan time over the time until the next is due: real time is below 1. NaN before the first plan."""
         p50 = self.plan_ms["p50"]
-        return np.nan if p50 is None else p50 / self.control_period_ms
+        return np.nan if p50 is None else p50 / (self.controls_per_plan * self.control_period_ms)
 
     def to_json(self) -> str:
         """All fields but `records`; numbers that are not finite become null, since JSON has none."""

@@ -58,11 +58,12 @@ def cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
 
 
 def planning_cost(before: Any, u: Any, after: Any, t: int, p: HumanoidParams) -> float:
-    """The cost, the head's height and the torso's uprightness one by one, and the distance of the capture point (where
-    the mass will be in `lead_time`, by what it moves faster than asked for) from the middle of the feet.
+    """The cost, or for a speed a kinder one; the head's height and the torso's uprightness one by one; and the distance
+    of the capture point (where the mass will be in `lead_time`, by what it moves faster than asked for) from the middle
+    of the feet.
 
-    Who is asked for a speed has to get up first: standing still pays half as much as moving, not a sixth, and while the
-    head is low the capture point counts as if stillness were asked for.
+    Who is asked for a speed has to get up first: standing still is charged half of what moving is, not a sixth, and
+    while the head is low the capture point counts as if stillness were asked for.
     """
     paid = cost(before, u, after, t, p) if p.speed == 0.0 else -standing(u, after, p) * (1.0 + speed_share(after, p))
     low = below(after.xpos[p.head, 2], p.stand_height) / p.stand_height
