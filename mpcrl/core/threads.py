@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+from numba.np.ufunc import parallel
 
 from mpcrl.core.errors import ForkedProcess, InvalidInput
 
@@ -66,17 +67,21 @@ class _Kernels:
                 "this process was forked after its parent ran parallel kernels, whose threads do not exist here; "
                 "start worker processes with the 'spawn' or 'forkserver' method"
             )
-        _kernels_ran = True
+        if not _kernels_ran:
+            numba.get_num_threads()  # starts the threads
+            _kernels_ran = True
         self.turn = _needs_turns()
         if self.turn:
             _one_at_a_time.acquire()
-        self.before = numba.get_num_threads()
+        # What `numba.get_num_threads` and `set_num_threads` come down to once threads run. They ask first whether these
+        # do, through the lock of a process and that of a thread: 5 us a time, a sixth of a short plan.
+        self.before = parallel._get_num_threads()
         if self.before != self.count:
-            numba.set_num_threads(self.count)
+            parallel._set_num_threads(self.count)
 
     def __exit__(self, *error: object) -> None:
         if self.before != self.count:
-            numba.set_num_threads(self.before)
+            parallel._set_num_threads(self.before)
         if self.turn:
             _one_at_a_time.release()
 
