@@ -436,7 +436,7 @@ def nav2(scale: float, part: str = "") -> list[Row]:
 
 
 def idle(scale: float, part: str = "") -> list[Row]:
-    """What a process uses at 100 Hz beside solving, in cores."""
+    """What a process uses at 100 Hz beside solving, in cores; its caller, punctual by `wait_until`, included."""
     if part:
         threads = int(part)
         task = mpcrl.make_task("quadrotor-obstacles")
@@ -446,7 +446,7 @@ def idle(scale: float, part: str = "") -> list[Row]:
             begin, used = time.monotonic(), time.process_time()
             ticks = round(1000 * scale)
             for tick in range(ticks):
-                sleep_until(begin + 0.01 * tick)
+                mpcrl.wait_until(begin + 0.01 * tick)
                 realtime.submit(state)
                 realtime.control()
                 if realtime.last_plan is not seen:
